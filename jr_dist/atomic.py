@@ -1,0 +1,79 @@
+"""Write aside, then rename: a file or directory is whole or not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jr_dist.errors import InputError
+
+
+def _aside(path: Path) -> Path:
+    # The process id and a random tail keep two writers of one path apart; the dot hides it from listings.
+    return path.with_name(f".{path.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def atomic_write(path: str | Path, content: bytes | str) -> None:
+    """Replace the file `path` by `content` in one step; after a crash the old content or the new one is there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(path)
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_directory(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty directory beside `path`; renamed to `path` when the block ends well, removed when it raises.
+
+    Raises `InputError` where `path` exists (and is no empty directory), unless `replace` is set: then the old directory is
+    moved away just before the rename and deleted after it.
+    """
+    path = Path(path)
+    occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if occupied and not replace:
+        raise InputError(f"output {path} exists already; allowed is a new or empty directory; remove it or name another")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(path)
+    aside.mkdir()
+    try:
+        yield aside
+        _sync(aside)
+        _swap_in(aside, path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def _swap_in(aside: Path, path: Path) -> None:
+    if not path.exists():
+        os.rename(aside, path)
+        return
+    old = _aside(path)
+    os.rename(path, old)
+    try:
+        os.rename(aside, path)
+    except BaseException:
+        os.rename(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

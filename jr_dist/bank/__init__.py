@@ -1,0 +1,1 @@
+"""The per-source codes: a shard as a plain object and its client."""

@@ -1,0 +1,1 @@
+"""Sources and targets on disk: records, datasets, ingest, synthesis, streams."""

@@ -1,0 +1,1 @@
+"""Metrics, the evaluation protocol, tables and the report."""

@@ -1,0 +1,1 @@
+"""Networks and the retrieval distribution of the paper (Eq. 1)."""

@@ -1,0 +1,1 @@
+"""Fitting a scan with a trained run."""
