@@ -1,0 +1,117 @@
+"""Connectivity: part parameters that keep the joints closed and the half-extents positive (paper section 3.2)."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from jr_dist.geometry.part_geometry import PartGeometry
+
+# Rows are scaled to length 1, so singular values are of order 1; float32 joints leave spurious ones of order 1e-7.
+_RELATIVE_TOLERANCE = 1e-6
+# The step back stops this fraction short, so that rounding cannot carry a half-extent below its bound.
+_SAFETY = 1e-6
+
+
+def constraint_rows(
+    joint_parts: Int[np.ndarray, "J 2"], joint_coordinates: Float[np.ndarray, "J 2 3"], num_parts: int
+) -> Float[np.ndarray, "3 J two_P"]:
+    """B, one matrix an axis over [c_1..c_P, s_1..s_P]: each row says c_i + q_i s_i = c_j + q_j s_j; rows of length 1."""
+    num_joints = len(joint_parts)
+    rows = np.zeros((3, num_joints, 2 * num_parts))
+    joint = np.arange(num_joints)
+    i, j = joint_parts[:, 0], joint_parts[:, 1]
+    for axis in range(3):
+        rows[axis, joint, i] = 1.0
+        rows[axis, joint, j] = -1.0
+        rows[axis, joint, num_parts + i] = joint_coordinates[:, 0, axis]
+        rows[axis, joint, num_parts + j] = -joint_coordinates[:, 1, axis]
+    return rows / np.linalg.norm(rows, axis=2, keepdims=True)
+
+
+def _row_spaces(
+    joint_parts: Int[np.ndarray, "J 2"], joint_coordinates: Float[np.ndarray, "J 2 3"], num_parts: int
+) -> list[Float[np.ndarray, "rank two_P"]]:
+    spaces = []
+    for rows in constraint_rows(joint_parts, joint_coordinates, num_parts):
+        _, singular, right = np.linalg.svd(rows, full_matrices=False)
+        rank = int((singular > _RELATIVE_TOLERANCE * singular.max(initial=0.0)).sum())
+        spaces.append(right[:rank])
+    return spaces
+
+
+def axis_projections(
+    joint_parts: Int[np.ndarray, "J 2"],
+    joint_coordinates: Float[np.ndarray, "J 2 3"],
+    num_parts: int,
+    *,
+    pad_to: int | None = None,
+) -> Float[np.ndarray, "3 R R"]:
+    """Pi = I - pinv(B) B for each axis, float64, over [c_1..c_P, s_1..s_P] with P = `pad_to` (padding: zero rows, columns).
+
+    Parameters of an axis split from those of the others because boxes are axis-aligned. Many joints (cycles) may say the
+    same: singular values below 1e-6 of the largest count as zero. No joints: the identity.
+    """
+    padded = num_parts if pad_to is None else pad_to
+    assert padded >= num_parts, (padded, num_parts)
+    real = np.concatenate([np.arange(num_parts), padded + np.arange(num_parts)])
+    result = np.zeros((3, 2 * padded, 2 * padded))
+    for axis, space in enumerate(_row_spaces(joint_parts, joint_coordinates, num_parts)):
+        result[axis][np.ix_(real, real)] = np.eye(2 * num_parts) - space.T @ space
+    return result
+
+
+def null_space_dimensions(
+    joint_parts: Int[np.ndarray, "J 2"], joint_coordinates: Float[np.ndarray, "J 2 3"], num_parts: int
+) -> Int[np.ndarray, "3"]:
+    """Degrees of freedom left to the parts along x, y and z; at least 2 each (translation and scale of the whole)."""
+    spaces = _row_spaces(joint_parts, joint_coordinates, num_parts)
+    return np.array([2 * num_parts - len(space) for space in spaces], dtype=np.int64)
+
+
+def by_axis(first: Float[Tensor, "M P 3"], second: Float[Tensor, "M P 3"]) -> Float[Tensor, "M 3 R"]:
+    """Per-part (centre, half-extent) vectors as the unknowns of each axis, [first_1..first_P, second_1..second_P]."""
+    return torch.cat([first, second], dim=1).transpose(1, 2)
+
+
+def by_part(unknowns: Float[Tensor, "M 3 R"]) -> tuple[Float[Tensor, "M P 3"], Float[Tensor, "M P 3"]]:
+    """The inverse of `by_axis`."""
+    num_parts = unknowns.shape[2] // 2
+    parts = unknowns.transpose(1, 2)
+    return parts[:, :num_parts], parts[:, num_parts:]
+
+
+def step_back(
+    half_extent: Float[Tensor, "M P 3"], step: Float[Tensor, "M P 3"], minimum: Float[Tensor, "M P 3"]
+) -> Float[Tensor, "M 1 3"]:
+    """Largest t <= 1 for each pair and axis with half_extent + t * step >= minimum, for `half_extent` > `minimum`.
+
+    Shrinking the whole step stays in the null space; clamping single half-extents would open joints. t is exactly 1 where
+    no bound binds; elsewhere its gradient reaches the part that binds.
+    """
+    overshoot = -step / (half_extent - minimum) * (1 + _SAFETY)
+    return 1 / overshoot.amax(dim=1, keepdim=True).clamp(min=1.0)
+
+
+def part_parameters(
+    geometry: PartGeometry,
+    delta: Float[Tensor, "M P 6"],
+    *,
+    alpha: float = 0.1,
+    connectivity: bool = True,
+    minimum_scale: float = 0.05,
+) -> tuple[Float[Tensor, "M P 3"], Float[Tensor, "M P 3"]]:
+    """(centre, half_extent) of the parts, p0 + t * alpha * Pi delta, delta = [dc xyz, ds xyz] a part (paper section 3.2).
+
+    t <= 1, one a pair and axis, steps back along the segment to p0 until each half-extent is at least `minimum_scale` of
+    its own (`step_back`). Joints stay closed; delta = 0 gives the bits of p0. Without `connectivity` Pi is the identity.
+    """
+    delta = delta.masked_fill(~geometry.part_mask.unsqueeze(-1), 0.0)
+    shift, growth = delta[..., :3], delta[..., 3:]
+    if connectivity:
+        projected = torch.matmul(geometry.projection, by_axis(shift, growth).unsqueeze(-1)).squeeze(-1)
+        shift, growth = by_part(projected)
+    # The step is added to p0 last: with delta = 0 nothing rounds.
+    shift, growth = alpha * shift, alpha * growth
+    scale = step_back(geometry.half_extent, growth, minimum_scale * geometry.half_extent)
+    return geometry.centre + scale * shift, geometry.half_extent + scale * growth
