@@ -104,8 +104,8 @@ class RetrievalConfig(Section):
     )
     fit_scale: Literal["spread", "entropy", "learned"] = Field(
         default="spread",
-        description="what sharpens p_fit: spread = softmax(-c L_fit), c matched to the spread of L_fit over the "
-        "K; entropy = the same, with c such that effective_candidates remain; learned = softmax(-L_fit^2 / "
+        description="what sharpens p_fit: spread = softmax(-c L_fit), c matched to the spread of L_fit over "
+        "the K; entropy = the same, with c such that effective_candidates remain; learned = softmax(-L_fit^2 / "
         "sigma_k^2). The paper: learned",
     )
     spread_factor: float = Field(
@@ -201,13 +201,13 @@ class ClusterConfig(Section):
 
     address: OptionalText = Field(
         default=None,
-        description="a Ray cluster: auto or HOST:PORT; none = the one a job runs in, else one on this machine",
+        description="a Ray cluster, auto or HOST:PORT; none = the one a job runs in, else one started here",
     )
     num_cpus: OptionalCount = Field(
-        default=None, description="processors for a cluster started on this machine; none = all"
+        default=None, description="processors for a cluster started here; none = all, and two at least"
     )
     object_store_mb: int = Field(
-        default=512, ge=100, description="MB of shared memory for a cluster started on this machine"
+        default=512, ge=100, description="MB of shared memory, at most, for a cluster started here"
     )
     timeout: float = Field(
         default=120.0, gt=0, description="seconds to wait for a cluster that has an address"
@@ -273,8 +273,8 @@ def flatten(config: Config) -> dict[str, Any]:
 def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
     """The settings of the YAML file `path` (None: the defaults), with `overrides` on top.
 
-    `overrides` = {"section.key": value}; a value may be text, as typed on a command line. Raises `InputError`, in
-    one line that names the setting.
+    `overrides` = {"section.key": value}; a value may be text, as typed on a command line. Raises `InputError`
+    with one line that names the setting.
     """
     known = known_settings()
     tree = {} if path is None else read_tree(Path(path), known)
