@@ -1,4 +1,4 @@
-"""Frames: the canonical one (x right, y up, z front; box centre at the origin, half-diagonal 1) and those of files."""
+"""Frames: the canonical one (x right, y up, z front; box centre at 0, half-diagonal 1) and those of files."""
 
 import numpy as np
 from jaxtyping import Float
@@ -17,7 +17,7 @@ _UP_ROTATIONS = {
 
 
 def canonical_transform(points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "4 4"]:
-    """Transform (float64) from the canonical frame to the frame of `points`: their box centre and half-diagonal.
+    """Transform (float64) from the canonical frame to that of `points`: their box centre and half-diagonal.
 
     Raises `InputError` for points that are none, not finite, or all the same.
     """

@@ -10,8 +10,8 @@ from numba import njit
 #: The 26 key-points of a box in canonical coordinates: 6 face centres, 12 edge midpoints, 8 corners.
 KEY_POINTS = np.array([k for k in product((-1.0, 0.0, 1.0), repeat=3) if any(k)])
 
-# Two snapped pairs count as equally near within this (squared canonical units); their midpoints are averaged, so that
-# the answer does not depend on the order of parts and key-points.
+# Two snapped pairs count as equally near within this (squared canonical units); their midpoints are averaged,
+# so that the answer does not depend on the order of parts and key-points.
 _TIE = 1e-12
 
 
@@ -30,16 +30,17 @@ class Joints:
 
 def find_joints(
     points: Float[np.ndarray, "N 3"],
-    part_index: Int[np.ndarray, "N"],
+    part_index: Int[np.ndarray, " N"],
     centre: Float[np.ndarray, "P 3"],
     half_extent: Float[np.ndarray, "P 3"],
     *,
     tolerance: float = 0.05,
 ) -> Joints:
-    """Joints of the parts whose dense surface samples `points` come nearer than `tolerance` (canonical units).
+    """Joints of the parts whose dense surface samples come nearer than `tolerance` (canonical units).
 
-    The 26 key-points of each box are snapped to the part's own nearest sample; the joint is the midpoint of the closest
-    snapped pair. Samples should be dense against the tolerance; a part without samples has no joint.
+    The 26 key-points of each box are snapped to the part's own nearest sample; the joint is the midpoint of
+    the closest snapped pair. Samples should be dense against the tolerance; a part without samples has no
+    joint.
     """
     num_parts = len(centre)
     assert part_index.size == 0 or (part_index.min() >= 0 and part_index.max() < num_parts), (
@@ -57,8 +58,8 @@ def find_joints(
 
 def joint_gaps(
     joints: Joints, centre: Float[np.ndarray, "P 3"], half_extent: Float[np.ndarray, "P 3"]
-) -> Float[np.ndarray, "J"]:
-    """How far each joint stands open, the largest coordinate difference of its two images; float64, canonical units."""
+) -> Float[np.ndarray, " J"]:
+    """How far each joint stands open: largest coordinate difference of its two images, canonical units."""
     images = (
         centre.astype(np.float64)[joints.parts]
         + half_extent.astype(np.float64)[joints.parts] * joints.coordinates
@@ -74,7 +75,7 @@ def num_connected_components(joints: Joints, num_parts: int) -> int:
     return len(np.unique(label))
 
 
-def _closest_midpoint(a: Float[np.ndarray, "K 3"], b: Float[np.ndarray, "K 3"]) -> Float[np.ndarray, "3"]:
+def _closest_midpoint(a: Float[np.ndarray, "K 3"], b: Float[np.ndarray, "K 3"]) -> Float[np.ndarray, " 3"]:
     squared = ((a[:, None] - b[None]) ** 2).sum(axis=-1)
     i, j = np.nonzero(squared <= squared.min() + _TIE)
     return (a[i] + b[j]).mean(axis=0) / 2
@@ -82,7 +83,7 @@ def _closest_midpoint(a: Float[np.ndarray, "K 3"], b: Float[np.ndarray, "K 3"]) 
 
 @njit(cache=True)
 def _touching_parts(points, starts, tolerance):
-    """Pairs i < j with two samples nearer than `tolerance`; only the samples near the other part's box are compared."""
+    """Pairs i < j with samples nearer than `tolerance`; only those near the other's box are compared."""
     num_parts = len(starts) - 1
     low = np.full((num_parts, 3), np.inf)
     high = np.full((num_parts, 3), -np.inf)
@@ -136,7 +137,7 @@ def _box_distance(point, low, high):
 
 @njit(cache=True)
 def _snap(points, starts, key_points):
-    """Nearest sample of the same part for each key-point [P, 26, 3]; infinitely far where a part has no samples."""
+    """Nearest sample of the same part for each key-point [P, 26, 3]; infinity where it has no samples."""
     snapped = np.full(key_points.shape, np.inf)
     for part in range(key_points.shape[0]):
         for k in range(key_points.shape[1]):

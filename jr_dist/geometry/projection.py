@@ -1,4 +1,4 @@
-"""Connectivity: part parameters that keep the joints closed and the half-extents positive (paper section 3.2)."""
+"""Connectivity: part parameters that keep joints closed and half-extents positive (paper section 3.2)."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from jr_dist.geometry.part_geometry import PartGeometry
 
-# Rows are scaled to length 1, so singular values are of order 1; float32 joints leave spurious ones of order 1e-7.
+# Rows have length 1, so singular values are of order 1; joints rounded to float32 leave spurious 1e-7.
 _RELATIVE_TOLERANCE = 1e-6
 # The step back stops this fraction short, so that rounding cannot carry a half-extent below its bound.
 _SAFETY = 1e-6
@@ -16,7 +16,7 @@ _SAFETY = 1e-6
 def constraint_rows(
     joint_parts: Int[np.ndarray, "J 2"], joint_coordinates: Float[np.ndarray, "J 2 3"], num_parts: int
 ) -> Float[np.ndarray, "3 J two_P"]:
-    """B, one matrix an axis over [c_1..c_P, s_1..s_P]: each row says c_i + q_i s_i = c_j + q_j s_j; rows of length 1."""
+    """B of each axis over [c_1..c_P, s_1..s_P]; a row says c_i + q_i s_i = c_j + q_j s_j and has length 1."""
     num_joints = len(joint_parts)
     rows = np.zeros((3, num_joints, 2 * num_parts))
     joint = np.arange(num_joints)
@@ -47,10 +47,10 @@ def axis_projections(
     *,
     pad_to: int | None = None,
 ) -> Float[np.ndarray, "3 R R"]:
-    """Pi = I - pinv(B) B for each axis, float64, over [c_1..c_P, s_1..s_P] with P = `pad_to` (padding: zero rows, columns).
+    """Pi = I - pinv(B) B of each axis, float64, over [c_1..c_P, s_1..s_P], padded to P = `pad_to` with zeros.
 
-    Parameters of an axis split from those of the others because boxes are axis-aligned. Many joints (cycles) may say the
-    same: singular values below 1e-6 of the largest count as zero. No joints: the identity.
+    Axes split because boxes are axis-aligned. Joints in a cycle may say the same twice: singular values below
+    1e-6 of the largest count as zero. No joints: the identity.
     """
     padded = num_parts if pad_to is None else pad_to
     assert padded >= num_parts, (padded, num_parts)
@@ -63,14 +63,14 @@ def axis_projections(
 
 def null_space_dimensions(
     joint_parts: Int[np.ndarray, "J 2"], joint_coordinates: Float[np.ndarray, "J 2 3"], num_parts: int
-) -> Int[np.ndarray, "3"]:
-    """Degrees of freedom left to the parts along x, y and z; at least 2 each (translation and scale of the whole)."""
+) -> Int[np.ndarray, " 3"]:
+    """Degrees of freedom of the parts along x, y, z; at least 2 each: translation and scale of the whole."""
     spaces = _row_spaces(joint_parts, joint_coordinates, num_parts)
     return np.array([2 * num_parts - len(space) for space in spaces], dtype=np.int64)
 
 
 def by_axis(first: Float[Tensor, "M P 3"], second: Float[Tensor, "M P 3"]) -> Float[Tensor, "M 3 R"]:
-    """Per-part (centre, half-extent) vectors as the unknowns of each axis, [first_1..first_P, second_1..second_P]."""
+    """Vectors a part as the unknowns of each axis, [first_1..first_P, second_1..second_P]."""
     return torch.cat([first, second], dim=1).transpose(1, 2)
 
 
@@ -84,10 +84,10 @@ def by_part(unknowns: Float[Tensor, "M 3 R"]) -> tuple[Float[Tensor, "M P 3"], F
 def step_back(
     half_extent: Float[Tensor, "M P 3"], step: Float[Tensor, "M P 3"], minimum: Float[Tensor, "M P 3"]
 ) -> Float[Tensor, "M 1 3"]:
-    """Largest t <= 1 for each pair and axis with half_extent + t * step >= minimum, for `half_extent` > `minimum`.
+    """Largest t <= 1 of each pair and axis with half_extent + t * step >= minimum, from half_extent > minimum.
 
-    Shrinking the whole step stays in the null space; clamping single half-extents would open joints. t is exactly 1 where
-    no bound binds; elsewhere its gradient reaches the part that binds.
+    Shrinking the whole step stays in the null space; clamping single half-extents would open joints. t is
+    exactly 1 where no bound binds; elsewhere its gradient reaches the part that binds.
     """
     overshoot = -step / (half_extent - minimum) * (1 + _SAFETY)
     return 1 / overshoot.amax(dim=1, keepdim=True).clamp(min=1.0)
@@ -101,10 +101,10 @@ def part_parameters(
     connectivity: bool = True,
     minimum_scale: float = 0.05,
 ) -> tuple[Float[Tensor, "M P 3"], Float[Tensor, "M P 3"]]:
-    """(centre, half_extent) of the parts, p0 + t * alpha * Pi delta, delta = [dc xyz, ds xyz] a part (paper section 3.2).
+    """(centre, half_extent) p0 + t * alpha * Pi delta, delta = [dc xyz, ds xyz] a part (paper section 3.2).
 
-    t <= 1, one a pair and axis, steps back along the segment to p0 until each half-extent is at least `minimum_scale` of
-    its own (`step_back`). Joints stay closed; delta = 0 gives the bits of p0. Without `connectivity` Pi is the identity.
+    t <= 1, one a pair and axis, steps back towards p0 until each half-extent is at least `minimum_scale` of
+    its own (`step_back`). Joints stay closed; delta = 0 gives the bits of p0. Without `connectivity` Pi = I.
     """
     delta = delta.masked_fill(~geometry.part_mask.unsqueeze(-1), 0.0)
     shift, growth = delta[..., :3], delta[..., 3:]

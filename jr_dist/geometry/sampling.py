@@ -8,7 +8,7 @@ from jr_dist.errors import InputError
 
 def triangle_areas(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]
-) -> Float[np.ndarray, "F"]:
+) -> Float[np.ndarray, " F"]:
     """Area of each triangle, in squared units of the vertices."""
     a, b, c = (vertices[faces[:, i]] for i in range(3))
     return np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
@@ -19,17 +19,17 @@ def sample_triangles(
     faces: Int[np.ndarray, "F 3"],
     num_points: int,
     rng: np.random.Generator,
-) -> tuple[Float[np.ndarray, "N 3"], Int[np.ndarray, "N"]]:
+) -> tuple[Float[np.ndarray, "N 3"], Int[np.ndarray, " N"]]:
     """`num_points` points uniform on the surface, in random order, and the face of each.
 
-    Uniform on each triangle by the square root of the first random number (Osada et al. 2002, section 3.1): normalised
-    uniform weights crowd the centroid. Raises `InputError` for a surface without area.
+    Uniform on each triangle by the square root of a random number (Osada et al. 2002, section 3.1): three
+    normalised uniform weights would crowd the centroid. Raises `InputError` for a surface without area.
     """
     areas = triangle_areas(vertices, faces)
     total = areas.sum()
     if not (np.isfinite(total) and total > 0):
         raise InputError(
-            f"the surface area of {len(faces)} triangles is {total}; allowed is an area above 0; drop the degenerate part"
+            f"the area of {len(faces)} triangles is {total}; allowed is above 0; drop the degenerate part"
         )
     ends = np.cumsum(areas)
     face = np.searchsorted(ends, rng.random(num_points) * ends[-1], side="right")
@@ -39,12 +39,12 @@ def sample_triangles(
 
 
 def allocate_points(
-    areas: Float[np.ndarray, "P"], num_points: int, *, minimum: int = 8
-) -> Int[np.ndarray, "P"]:
-    """How many of `num_points` each part gets: by area (largest remainder), at least `minimum` where there is area.
+    areas: Float[np.ndarray, " P"], num_points: int, *, minimum: int = 8
+) -> Int[np.ndarray, " P"]:
+    """How many of `num_points` each part gets: by area (largest remainder), `minimum` or more with area.
 
-    The minimum shrinks to num_points // parts where points are few. The counts sum to `num_points`. Raises `InputError`
-    where there is no area, and where there are fewer points than parts.
+    The minimum shrinks to num_points // parts where points are few. The counts sum to `num_points`. Raises
+    `InputError` where there is no area, and where there are fewer points than parts.
     """
     present = areas > 0
     num_present = int(present.sum())
