@@ -1,0 +1,81 @@
+"""Which rows and tables the bank has, and which block of rows each belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+BLOCK_SIZE = 256
+
+
+@dataclass(frozen=True)
+class BankLayout:
+    """The shape of the tables of S sources.
+
+    Row tables have one row a source: `global_code` [S, G], `retrieval_weight` [S, D] (raw, before the sigmoid),
+    `fit_scale` [S, 1] (log sigma_k) and, where the source embedding is learned, `embedding` [S, D].
+    `part_code` has one row a part, [sum P, C]. Blocks are fixed runs of `block_size` sources, so where a row lives, how
+    it starts and which file keeps it do not depend on the number of shards.
+    """
+
+    num_parts: tuple[int, ...]
+    global_code: int
+    part_code: int
+    embedding: int
+    learned_embedding: bool = False
+    block_size: int = BLOCK_SIZE
+    seed: int = field(default=0)
+
+    @property
+    def num_sources(self) -> int:
+        """S."""
+        return len(self.num_parts)
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks needed for S sources."""
+        return -(-self.num_sources // self.block_size)
+
+    @cached_property
+    def part_offsets(self) -> np.ndarray:
+        """[S + 1] int64: the parts of source s are the rows part_offsets[s] .. part_offsets[s + 1] of `part_code`."""
+        return np.concatenate([[0], np.cumsum(np.asarray(self.num_parts, np.int64))])
+
+    @property
+    def row_widths(self) -> dict[str, int]:
+        """Name and width of the tables with one row a source."""
+        widths = {"global_code": self.global_code, "retrieval_weight": self.embedding, "fit_scale": 1}
+        return widths | ({"embedding": self.embedding} if self.learned_embedding else {})
+
+    def block_rows(self, block: int) -> tuple[int, int]:
+        """First source of a block and the one behind its last."""
+        return block * self.block_size, min((block + 1) * self.block_size, self.num_sources)
+
+
+def initial_block(layout: BankLayout, block: int) -> dict[str, np.ndarray]:
+    """The first values of a block's tables: a function of (seed, block) alone.
+
+    Codes are unit normal, as an auto-decoder's; weights start equal; fit scales at zero until they are matched.
+    """
+    first, last = layout.block_rows(block)
+    num_parts = int(layout.part_offsets[last] - layout.part_offsets[first])
+
+    def normal(table: int, rows: int, width: int) -> np.ndarray:
+        return np.random.default_rng([layout.seed, table, block]).standard_normal((rows, width), dtype=np.float32)
+
+    rows = last - first
+    tables = {
+        "global_code": normal(0, rows, layout.global_code),
+        "part_code": normal(1, num_parts, layout.part_code),
+        "retrieval_weight": np.zeros((rows, layout.embedding), np.float32),
+        "fit_scale": np.zeros((rows, 1), np.float32),
+    }
+    return tables | ({"embedding": normal(2, rows, layout.embedding)} if layout.learned_embedding else {})
+
+
+def split_by_block(layout: BankLayout, blocks: Iterable[int]) -> list[tuple[int, int, int]]:
+    """(block, first, last) of the given blocks, in order."""
+    return [(block, *layout.block_rows(block)) for block in sorted(blocks)]

@@ -1,0 +1,50 @@
+"""The workers of a data-parallel run, as the three things the loop needs of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Group:
+    """A rank among `world_size` workers. With one worker every method returns what it was given."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its mean over the ranks, in one flat message; all ranks pass the same shapes."""
+        tensors = list(tensors)
+        if self.world_size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.world_size
+        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.detach().copy_(mean.view_as(tensor))
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Mean of the gradients over the ranks; parameters this step did not reach have none on any rank."""
+        self.average(parameter.grad for parameter in parameters if parameter.grad is not None)
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Mean of the running statistics of batch norm, so that all ranks encode alike."""
+        self.average(buffer for buffer in module.buffers() if buffer.is_floating_point())
+
+    def exchange(self, arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        """Every rank's arrays, in rank order; the shapes are the same on all ranks."""
+        if self.world_size == 1:
+            return [list(arrays)]
+        gathered = []
+        for array in arrays:
+            own = torch.from_numpy(np.ascontiguousarray(array))
+            parts = [torch.empty_like(own) for _ in range(self.world_size)]
+            dist.all_gather(parts, own)
+            gathered.append([part.numpy() for part in parts])
+        return [list(of_rank) for of_rank in zip(*gathered, strict=True)]

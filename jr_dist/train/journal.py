@@ -1,0 +1,75 @@
+"""What a run writes about itself: metrics.jsonl, TensorBoard, and one line now and then with the time left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from jr_dist.train.run_directory import METRICS
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Journal:
+    """Logs of the rank that writes them. Use as a context manager."""
+
+    def __init__(self, run: Path, num_steps: int, first_step: int, *, title: str) -> None:
+        self._file = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step)
+        self._num_steps, self._first_step, self._title = num_steps, first_step, title
+        self._started = self._last_line = time.monotonic()
+        self._nearest: deque[int] = deque(maxlen=512)
+
+    def step(self, step: int, logged: Mapping[str, Any], *, rate: float, every: int) -> None:
+        """Note a step; it is written every `every` steps and printed every few seconds."""
+        self._nearest.extend(int(row) for row in logged["nearest"])
+        values = {name: value for name, value in logged.items() if name != "nearest"}
+        values |= {"distinct_recent": len(set(self._nearest)), "learning_rate": rate}
+        if step % every == 0:
+            self._write("train", step, values)
+        now = time.monotonic()
+        if now - self._last_line >= SECONDS_BETWEEN_LINES or step + 1 == self._num_steps:
+            self._last_line = now
+            print(self._line(step, values, now), flush=True)
+
+    def validation(self, step: int, values: Mapping[str, Any]) -> None:
+        """Note a validation."""
+        self._write("val", step, values)
+        shown = " ".join(f"{name} {_short(value)}" for name, value in values.items())
+        print(f"{self._title} step {step + 1}/{self._num_steps} validation {shown}", flush=True)
+
+    def _line(self, step: int, values: Mapping[str, Any], now: float) -> str:
+        steps_a_second = (step + 1 - self._first_step) / max(now - self._started, 1e-9)
+        left = (self._num_steps - step - 1) / steps_a_second
+        shown = ("fit", "loss_deformation", "loss_embedding", "effective_candidates", "effective_fit", "distinct_recent")
+        numbers = " ".join(f"{name} {_short(values[name])}" for name in shown if name in values)
+        return (
+            f"{self._title} step {step + 1}/{self._num_steps} {numbers} "
+            f"rate {steps_a_second:.2f} steps/s left {int(left) // 60}:{int(left) % 60:02d}"
+        )
+
+    def _write(self, part: str, step: int, values: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps({"step": step, "part": part, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{part}/{name}", value, step)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _short(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

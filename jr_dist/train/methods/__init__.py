@@ -1,0 +1,1 @@
+"""The methods of the paper: what each does in a training step, one file a method."""

@@ -1,0 +1,184 @@
+"""One joint training step, in the order of section 2.1 of the paper."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jr_dist.bank.client import Codes
+from jr_dist.data.streams import TargetBatch
+from jr_dist.geometry.boxes import deform
+from jr_dist.geometry.chamfer import chamfer
+from jr_dist.geometry.part_geometry import PartGeometry
+from jr_dist.geometry.projection import part_parameters
+from jr_dist.geometry.symmetry import symmetry_loss
+from jr_dist.models.retrieval import effective_number, retrieval_weight, soft_retrieval, squared_distance
+from jr_dist.train.candidates import draw_candidates, embedding_age
+from jr_dist.train.losses import (
+    deformation_loss,
+    embedding_loss,
+    fit_probability_entropy,
+    fit_probability_learned,
+    fit_probability_spread,
+    matched_sigma,
+)
+from jr_dist.train.methods.plan import StepPlan
+from jr_dist.train.state import TrainState
+
+#: the learned log sigma_k may leave its matched start by this much either way: outside, p_fit is one-hot or flat
+FIT_SCALE_RANGE = 2.0
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The M = B K pairs of a step: which of the U unique sources and which of the B targets each joins."""
+
+    rows: np.ndarray  # [U] int64, unique sources
+    source_index: Tensor  # [M] int64, into rows
+    target_index: Tensor  # [M] int64
+    shape: tuple[int, int]  # (B, K)
+
+
+def joint_step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float) -> dict[str, float]:
+    """Draw candidates, deform them, and move both modules by Eqs. 2 and 4; returns what is worth logging.
+
+    The rate is the learning rate of this step, for dense weights and codes alike. Raises `FloatingPointError` where a
+    loss is not finite, before anything has moved.
+    """
+    config = state.config
+    points = batch.points.to(state.device)
+    encoder_points = points[:, : config.data.encoder_points]
+
+    candidates = draw_candidates(state, encoder_points, batch.rows, soft=plan.soft)
+    pairs = pair_up(candidates.rows, state.device)
+    codes = state.bank.pull(pairs.rows, state.device)
+    geometry = source_geometry(state, pairs.rows)
+
+    # Eq. 2 sends no gradient into the deformation module, so a step of retrieval alone needs none there.
+    with nullcontext() if plan.deformation else torch.no_grad():
+        deformed = deform_pairs(state, codes, geometry, encoder_points, pairs)
+        fitting = chamfer(deformed, points, y_index=pairs.target_index).view(pairs.shape)
+
+    squared = None
+    loss = fitting.new_zeros(())
+    logged: dict[str, Tensor | float] = {
+        "fit": fitting.detach().mean(),
+        "effective_candidates": float(candidates.effective.mean()),
+        "embedding_age": float(embedding_age(state)),
+    }
+    if plan.retrieval or plan.weighted:
+        with nullcontext() if plan.retrieval else torch.no_grad():
+            squared = pair_distances(state, codes, geometry, encoder_points, pairs)
+        probability = soft_retrieval(squared, config.retrieval.sigma0)
+        logged["effective_of_k"] = effective_number(probability.detach()).mean()
+    if plan.deformation:
+        weights = probability if plan.weighted else torch.full_like(fitting, 1.0 / fitting.shape[1])
+        symmetry = symmetry_loss(deformed).mean()
+        loss_deformation = deformation_loss(fitting, weights)
+        loss = loss + loss_deformation + config.model.symmetry_weight * symmetry
+        logged |= {"loss_deformation": loss_deformation.detach(), "symmetry": symmetry.detach()}
+    if plan.retrieval:
+        fit_probability = probability_of_fit(state, codes, fitting, pairs)
+        loss_embedding = embedding_loss(probability, fit_probability, loss=config.retrieval.loss)
+        loss = loss + loss_embedding
+        logged |= {
+            "loss_embedding": loss_embedding.detach(),
+            "effective_fit": effective_number(fit_probability.detach()).mean(),
+        }
+    _move(state, codes, loss, rate, batch_size=len(points))
+    return {name: float(value) for name, value in logged.items()} | {"nearest": candidates.nearest}
+
+
+def pair_up(candidate_rows: np.ndarray, device: torch.device) -> Pairs:
+    """Flatten [B, K] candidates into pairs over unique sources, target after target."""
+    rows, inverse = np.unique(candidate_rows, return_inverse=True)
+    num_targets, k = candidate_rows.shape
+    return Pairs(
+        rows=rows,
+        source_index=torch.from_numpy(inverse.reshape(-1)).to(device),
+        target_index=torch.arange(num_targets, device=device).repeat_interleave(k),
+        shape=(num_targets, k),
+    )
+
+
+def source_geometry(state: TrainState, rows: np.ndarray) -> PartGeometry:
+    """The sources `rows` with `data.num_points` points each."""
+    return state.store.geometry(rows, num_points=state.config.data.num_points).to(state.device)
+
+
+def deform_pairs(
+    state: TrainState, codes: Codes, geometry: PartGeometry, encoder_points: Tensor, pairs: Pairs
+) -> Tensor:
+    """D_s(t) of every pair: [M, N, 3]."""
+    config, networks = state.config, state.networks
+    target_code = networks.deformation_encoder(encoder_points)
+    delta = networks.deformation(
+        codes.global_code, codes.padded_part_code(), target_code, pairs.source_index, pairs.target_index
+    )
+    sources = geometry.take(pairs.source_index)
+    centre, half_extent = part_parameters(
+        sources, delta, alpha=config.model.alpha, connectivity=config.model.connectivity
+    )
+    return deform(sources, centre, half_extent)
+
+
+def pair_distances(
+    state: TrainState, codes: Codes, geometry: PartGeometry, encoder_points: Tensor, pairs: Pairs
+) -> Tensor:
+    """d_R^2 of every pair with gradients: [B, K]. phi of the candidates is computed afresh, never taken from the cache.
+
+    Sources and targets go through the encoder as one batch, so that batch norm treats both alike.
+    """
+    encoder = state.networks.retrieval_encoder
+    num_targets = len(encoder_points)
+    if codes.embedding is None:
+        both = torch.cat([encoder_points, geometry.points[:, : encoder_points.shape[1]]])
+        encoded = encoder(both)
+        target, source = encoded[:num_targets], encoded[num_targets:]
+    else:
+        target, source = encoder(encoder_points), codes.embedding
+    weight = retrieval_weight(codes.retrieval_weight)[pairs.source_index]
+    return squared_distance(target[pairs.target_index], source[pairs.source_index], weight).view(pairs.shape)
+
+
+def probability_of_fit(state: TrainState, codes: Codes, fitting: Tensor, pairs: Pairs) -> Tensor:
+    """p_fit over the K candidates (Eq. 2), on the scale that `retrieval.fit_scale` names."""
+    settings = state.config.retrieval
+    if settings.fit_scale == "spread":
+        return fit_probability_spread(fitting, settings.spread_factor)
+    if settings.fit_scale == "entropy":
+        return fit_probability_entropy(fitting, settings.effective_candidates)
+    if state.fit_scale_start is None:
+        _start_fit_scale(state, codes, fitting)
+    sigma = codes.fit_scale[pairs.source_index, 0].exp().view(pairs.shape)
+    return fit_probability_learned(fitting, sigma)
+
+
+def _start_fit_scale(state: TrainState, codes: Codes, fitting: Tensor) -> None:
+    start = torch.tensor(math.log(matched_sigma(fitting, state.config.retrieval.effective_candidates)))
+    state.group.average([start])  # replicas of the bank must start alike
+    state.fit_scale_start = float(start)
+    state.bank.shard.fill("fit_scale", state.fit_scale_start)
+    with torch.no_grad():
+        codes.fit_scale.fill_(state.fit_scale_start)
+
+
+def _move(state: TrainState, codes: Codes, loss: Tensor, rate: float, *, batch_size: int) -> None:
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss of step {state.step} is {float(loss)}; nothing was updated")
+    state.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    state.group.average_gradients(state.networks.parameters())
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    state.optimiser.step()
+    most_rows = min(batch_size * state.config.retrieval.num_candidates, len(state.store.ids))
+    state.bank.push_and_apply(state.step, codes, batch_size, rate, most_rows=most_rows)
+    if state.fit_scale_start is not None:
+        start = state.fit_scale_start
+        state.bank.shard.clamp("fit_scale", start - FIT_SCALE_RANGE, start + FIT_SCALE_RANGE)

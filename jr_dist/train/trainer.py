@@ -1,0 +1,148 @@
+"""Ray Train around the loop: workers, restarts after failures, one stream of targets a rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from jr_dist.cluster import connect
+from jr_dist.config import Config
+from jr_dist.data.dataset import Dataset, open_dataset
+from jr_dist.data.source_store import SourceStore
+from jr_dist.data.streams import TargetBatch, local_target_batches, target_batches
+from jr_dist.errors import InputError
+from jr_dist.train.group import Group
+from jr_dist.train.loop import run_training
+from jr_dist.train.methods.registry import METHODS
+from jr_dist.train.run_directory import prepare, start_point
+from jr_dist.train.schedule import make_schedule
+from jr_dist.train.state import new_state
+
+MAX_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run leaves."""
+
+    path: Path
+    metrics: dict[str, Any]  # of the last validation
+
+
+def train(config: Config) -> TrainResult:
+    """Train `config.train.method` on `config.data.path` and leave the run in `config.run.path`.
+
+    With `train.num_workers` 0 the loop runs in this process, without Ray; with W > 0, Ray Train starts W workers and
+    starts them again from the last checkpoint when one dies. Raises `InputError` for wrong settings or data, before
+    anything is started or written.
+    """
+    check(config)
+    start = start_point(config)
+    run = prepare(config)
+    if config.train.num_workers == 0:
+        device = _device(config)
+        metrics = run_training(config, Group(), _local, start=start, report=lambda _: None, device=device)
+    else:
+        with connect(config.cluster):
+            metrics = _train_on_ray(config, run, start)
+    if metrics.get("uniform_against_uniform"):
+        print(
+            f"{METHODS[config.train.method].title}: WARNING retrieval learned nothing: P_R and p_fit are both uniform, so "
+            "this run is Uniform Sampling; lower retrieval.sigma0 or change retrieval.fit_scale",
+            flush=True,
+        )
+    return TrainResult(run, metrics)
+
+
+def check(config: Config) -> None:
+    """Raise `InputError` for what can be known wrong before anything starts: data, K, batch size."""
+    dataset = open_dataset(config.data.path)
+    stored = dataset.num_points
+    if config.data.num_points > stored:
+        raise InputError(
+            f"data.num_points is {config.data.num_points}, but {config.data.path} stores {stored} points a shape; "
+            f"allowed is at most {stored}; lower it or make the dataset with --num-points {config.data.num_points}"
+        )
+    make_schedule(config.train, dataset.num_targets("train", config.data.categories), max(config.train.num_workers, 1))
+    new_state(config, SourceStore.open(dataset, categories=config.data.categories), Group())
+    start_point(config)
+
+
+def _train_on_ray(config: Config, run: Path, start: Path | None) -> dict[str, Any]:
+    use_gpu = config.train.device == "cuda" or (config.train.device == "auto" and _cluster_has_gpus())
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"config": config.model_dump(mode="json"), "start": None if start is None else str(start)},
+        # Half a processor each leaves room for the streams' tasks on a machine of two.
+        scaling_config=ScalingConfig(
+            num_workers=config.train.num_workers, use_gpu=use_gpu, resources_per_worker=_resources(use_gpu)
+        ),
+        # Codes travel between ranks in host memory, dense gradients where the weights are.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
+        run_config=RunConfig(
+            name="ray-train",
+            storage_path=str(run.resolve()),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        ),
+    )
+    return trainer.fit().return_value
+
+
+def _resources(use_gpu: bool) -> dict[str, float]:
+    return {"CPU": 0.5, "GPU": 1} if use_gpu else {"CPU": 0.5}
+
+
+def _cluster_has_gpus() -> bool:
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
+def _worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """What every worker of Ray Train runs."""
+    config = Config.model_validate(settings["config"])
+    context = ray.train.get_context()
+    group = Group(context.get_world_rank(), context.get_world_size())
+    start = None if settings["start"] is None else Path(settings["start"])
+    return run_training(
+        config, group, _streamed, start=start, report=ray.train.report, device=str(ray.train.torch.get_device())
+    )
+
+
+def _streamed(
+    dataset: Dataset, config: Config, group: Group, first_step: int, num_steps: int
+) -> Iterator[TargetBatch]:
+    return target_batches(**_batch_arguments(dataset, config, group, first_step, num_steps))
+
+
+def _local(dataset: Dataset, config: Config, group: Group, first_step: int, num_steps: int) -> Iterator[TargetBatch]:
+    return local_target_batches(**_batch_arguments(dataset, config, group, first_step, num_steps))
+
+
+def _batch_arguments(
+    dataset: Dataset, config: Config, group: Group, first_step: int, num_steps: int
+) -> dict[str, Any]:
+    return {
+        "dataset": dataset,
+        "split": "train",
+        "categories": config.data.categories,
+        "batch_size": config.train.batch_size,
+        "num_points": config.data.num_points,
+        "encoder_points": config.data.encoder_points,
+        "seed": config.train.seed,
+        "rank": group.rank,
+        "world_size": group.world_size,
+        "start_step": first_step,
+        "num_steps": num_steps,
+    }
+
+
+def _device(config: Config) -> str:
+    if config.train.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return config.train.device

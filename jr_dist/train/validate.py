@@ -1,0 +1,57 @@
+"""What training is judged by: chamfer after retrieval and deformation on the validation split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jr_dist.geometry.chamfer import chamfer, chamfer_matrix
+from jr_dist.train.candidates import embed, refresh_embeddings
+from jr_dist.train.state import TrainState
+from jr_dist.train.step import deform_pairs, pair_up, source_geometry
+
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Top-1 on the validation split."""
+
+    chamfer: float  # mean over all targets, unscaled
+    distinct: int  # different sources retrieved
+    num_targets: int
+
+
+@torch.no_grad()
+def validate(state: TrainState, points: Tensor, nearest_undeformed: np.ndarray | None) -> Validation:
+    """Retrieve the nearest source in d_R for each target [T, N, 3], deform it, and measure.
+
+    A method without retrieval (DF) is given `nearest_undeformed` [T], the source nearest before deformation, as R+DF
+    will use it. Raises no error on one target: means are over all T, whatever the chunk size.
+    """
+    refresh_embeddings(state)
+    state.networks.eval()
+    encoder_points = points[:, : state.config.data.encoder_points]
+    if nearest_undeformed is None:
+        rows = state.bank.squared_distances(embed(state, encoder_points)).argmin(1).numpy()
+    else:
+        rows = nearest_undeformed
+    total = 0.0
+    for first in range(0, len(points), CHUNK):
+        targets = points[first : first + CHUNK].to(state.device)
+        pairs = pair_up(rows[first : first + CHUNK, None], state.device)
+        codes = state.bank.pull(pairs.rows, state.device)
+        geometry = source_geometry(state, pairs.rows)
+        deformed = deform_pairs(state, codes, geometry, targets[:, : state.config.data.encoder_points], pairs)
+        total += float(chamfer(deformed, targets).double().sum())
+    state.networks.train()
+    return Validation(total / len(points), len(np.unique(rows)), len(points))
+
+
+def nearest_undeformed(state: TrainState, points: Tensor) -> np.ndarray:
+    """[T] the source with the smallest chamfer to each target before any deformation."""
+    sources = state.store.geometry(np.arange(len(state.store.ids)), num_points=points.shape[1]).points
+    return chamfer_matrix(points, sources).argmin(1).numpy()

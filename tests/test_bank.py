@@ -1,0 +1,208 @@
+"""The bank as plain objects: updates, proposals, replicas, state."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jr_dist.bank.client import BankClient, merge_proposals
+from jr_dist.bank.layout import BankLayout, initial_block
+from jr_dist.bank.optimiser import RowOptimiser
+from jr_dist.bank.shard import BankShard
+from jr_dist.models.retrieval import retrieval_weight, squared_distance_to_all
+from jr_dist.train.group import Group
+
+
+def layout_of(num_parts=(2, 3, 1, 4, 2, 5, 3), block_size=2, learned=False):
+    return BankLayout(num_parts, 4, 3, 5, learned_embedding=learned, block_size=block_size, seed=9)
+
+
+def shard_of(layout, blocks=None, rule=RowOptimiser("sgd"), num_ranks=1):
+    return BankShard(layout, range(layout.num_blocks) if blocks is None else blocks, rule, num_ranks=num_ranks)
+
+
+def with_embedding(shard, seed=0):
+    values = np.random.default_rng(seed).standard_normal((shard.layout.num_sources, 5)).astype(np.float32)
+    shard.set_embedding(shard.rows, values[shard.rows], 0)
+    return shard
+
+
+def test_first_values_depend_on_seed_and_block_alone():
+    layout = layout_of()
+    whole, part = shard_of(layout), shard_of(layout, [1, 3])
+    for name, values in part.pull(part.rows).items():
+        assert np.array_equal(values, whole.pull(part.rows)[name])
+    other = initial_block(BankLayout((2, 3), 4, 3, 5, block_size=2, seed=10), 0)
+    assert not np.array_equal(other["global_code"], initial_block(layout, 0)["global_code"])
+
+
+def test_only_touched_rows_move():
+    layout = layout_of()
+    shard = shard_of(layout, rule=RowOptimiser("adam", weight_decay=0.1))
+    before = shard.pull(shard.rows)
+    rows = np.array([1, 5])
+    gradients = {"global_code": np.ones((2, 4), "f4"), "part_code": np.ones((8, 3), "f4")}
+    shard.push(0, 0, rows, gradients, 4)
+    shard.apply(0, 0.1)
+    after = shard.pull(shard.rows)
+    moved = (after["global_code"] != before["global_code"]).any(1)
+    assert moved.tolist() == [False, True, False, False, False, True, False]
+    parts = np.repeat(np.arange(7), layout.num_parts)
+    assert ((after["part_code"] != before["part_code"]).any(1) == np.isin(parts, rows)).all()
+    assert np.array_equal(after["retrieval_weight"], before["retrieval_weight"])
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_rows_follow_torch_when_all_are_touched(name):
+    layout = layout_of()
+    shard = shard_of(layout, rule=RowOptimiser(name, momentum=0.9, weight_decay=0.01))
+    parameter = torch.nn.Parameter(torch.from_numpy(shard.tables["global_code"].copy()))
+    if name == "adam":
+        optimiser = torch.optim.Adam([parameter], lr=0.05, weight_decay=0.01)
+    else:
+        optimiser = torch.optim.SGD([parameter], lr=0.05, momentum=0.9, weight_decay=0.01)
+    generator = np.random.default_rng(0)
+    for step in range(20):
+        gradient = generator.standard_normal((7, 4)).astype(np.float32)
+        parameter.grad = torch.from_numpy(gradient)
+        optimiser.step()
+        shard.push(step, 0, np.arange(7), {"global_code": gradient}, 1)
+        shard.apply(step, 0.05)
+    assert np.allclose(shard.tables["global_code"], parameter.detach().numpy(), atol=2e-5)
+
+
+def test_two_ranks_apply_the_mean_over_all_targets():
+    layout = layout_of()
+    two, one = shard_of(layout, num_ranks=2), shard_of(layout)
+    generator = np.random.default_rng(1)
+    first, second = generator.standard_normal((2, 4)).astype("f4"), generator.standard_normal((3, 4)).astype("f4")
+    two.push(0, 1, np.array([1, 2, 6]), {"global_code": second}, 10)
+    two.push(0, 0, np.array([0, 2]), {"global_code": first}, 30)
+    two.apply(0, 0.5)
+    mean = np.zeros((4, 4), "f4")
+    mean[[0, 2]] += 0.75 * first
+    mean[[1, 2, 3]] += 0.25 * second
+    one.push(0, 0, np.array([0, 1, 2, 6]), {"global_code": mean}, 40)
+    one.apply(0, 0.5)
+    assert np.allclose(two.tables["global_code"], one.tables["global_code"], atol=1e-6)
+
+
+def test_replicas_that_exchange_pushes_stay_equal_to_the_bit():
+    layout = layout_of()
+    arrays = {}
+
+    def exchange_for(rank):
+        def exchange(own):
+            arrays.setdefault("pushed", {})[rank] = own
+            return [list(arrays["peer"][r]) for r in range(2)]
+        return exchange
+
+    # First pass records what each rank would send; the second runs both with all of it.
+    gradients = {}
+    clients = [BankClient(layout, shard_of(layout, num_ranks=2), rank=r, exchange=exchange_for(r)) for r in range(2)]
+    rows = [np.array([0, 3]), np.array([1, 3, 5])]
+
+    def codes_of(client, rank):
+        codes = client.pull(rows[rank])
+        for name, leaf in codes.leaves().items():
+            seed = int.from_bytes(name.encode()[:4], "little") + rank
+            leaf.grad = torch.from_numpy(np.random.default_rng(seed).standard_normal(leaf.shape).astype("f4"))
+        return codes
+
+    for rank, client in enumerate(clients):
+        arrays["peer"] = {0: [], 1: []}
+        with pytest.raises(ValueError):
+            client.push_and_apply(0, codes_of(client, rank), 4, 0.1, most_rows=4)
+    arrays["peer"] = dict(arrays["pushed"])
+    gradients = arrays["peer"]
+    assert [a.shape for a in gradients[0]] == [a.shape for a in gradients[1]], "collectives need equal shapes"
+    for rank, client in enumerate(clients):
+        client.push_and_apply(0, codes_of(client, rank), 4, 0.1, most_rows=4)
+    for name in clients[0].shard.tables:
+        assert np.array_equal(clients[0].shard.tables[name], clients[1].shard.tables[name])
+    assert not np.array_equal(clients[0].shard.tables["part_code"], shard_of(layout).tables["part_code"])
+
+
+def test_distances_equal_the_models_formula():
+    shard = with_embedding(shard_of(layout_of()))
+    queries = np.random.default_rng(2).standard_normal((3, 5)).astype("f4")
+    weight = retrieval_weight(torch.from_numpy(shard.tables["retrieval_weight"]))
+    expected = squared_distance_to_all(torch.from_numpy(queries), torch.from_numpy(shard.cached_embedding), weight)
+    assert np.allclose(shard.squared_distances(queries), expected.numpy(), atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(cut=st.integers(1, 3), k=st.integers(1, 7), step=st.integers(0, 1000))
+def test_proposals_do_not_depend_on_the_number_of_shards(cut, k, step):
+    layout = layout_of()
+    queries = np.random.default_rng(3).standard_normal((4, 5)).astype("f4")
+    ids = np.array([10, 4, 7, 900])
+
+    def ask(blocks):
+        return with_embedding(shard_of(layout, blocks)).propose(queries, ids, k, 2.0, seed=5, step=step)
+
+    whole = merge_proposals([ask(range(4))], k)
+    parts = merge_proposals([ask(range(cut)), ask(range(cut, 4))], k)
+    assert np.array_equal(whole.rows, parts.rows)
+    assert np.array_equal(whole.nearest, parts.nearest)
+    assert np.allclose(whole.effective, parts.effective, rtol=1e-4)
+    assert all(len(set(row)) == k for row in whole.rows.tolist())
+
+
+def test_infinite_sigma_is_uniform_sampling():
+    layout = layout_of()
+    shard = with_embedding(shard_of(layout))
+    draws = 20_000
+    queries = np.random.default_rng(4).standard_normal((1, 5)).astype("f4").repeat(draws, 0)
+    answer = merge_proposals([shard.propose(queries, np.arange(draws), 3, 1e6, seed=0, step=0)], 3)
+    frequency = np.bincount(answer.rows.ravel(), minlength=7) / draws
+    expected = 3 / 7
+    assert (np.abs(frequency - expected) < 5 * np.sqrt(expected * (1 - expected) / draws)).all()
+    assert np.allclose(answer.effective, 7, rtol=1e-3)
+
+
+def test_small_sigma_returns_the_nearest():
+    shard = with_embedding(shard_of(layout_of()))
+    queries = np.random.default_rng(5).standard_normal((6, 5)).astype("f4")
+    answer = merge_proposals([shard.propose(queries, np.arange(6), 1, 1e-2, seed=0, step=0)], 1)
+    assert np.array_equal(answer.rows[:, 0], shard.squared_distances(queries).argmin(1))
+    assert np.array_equal(answer.nearest, answer.rows[:, 0])
+
+
+def test_padded_part_codes_carry_gradients_back_to_their_rows():
+    client = BankClient(layout_of(), shard_of(layout_of()))
+    codes = client.pull(np.array([0, 3, 5]))
+    padded = codes.padded_part_code()
+    assert padded.shape == (3, 5, 3)
+    assert torch.equal(padded[1, :4], codes.part_code[2:6]) and not padded[0, 2:].any()
+    (padded * torch.arange(1, 4)[:, None, None]).sum().backward()
+    assert codes.part_code.grad[:, 0].tolist() == [1] * 2 + [2] * 4 + [3] * 5
+
+
+def test_block_state_round_trip_continues_to_the_bit():
+    layout = layout_of(learned=True)
+
+    def run(shard, steps):
+        for step in steps:
+            generator = np.random.default_rng(step)
+            rows = np.sort(generator.choice(7, 3, replace=False))
+            pulled = shard.pull(rows)
+            gradients = {n: generator.standard_normal(v.shape).astype("f4") for n, v in pulled.items()}
+            shard.push(step, 0, rows, gradients, 1)
+            shard.apply(step, 0.01)
+
+    rule = RowOptimiser("adam")
+    straight, first, second = (shard_of(layout, rule=rule) for _ in range(3))
+    run(straight, range(10))
+    run(first, range(5))
+    for block in range(layout.num_blocks):
+        second.load_block_state(block, first.block_state(block), 0)
+    run(second, range(5, 10))
+    for name in straight.tables:
+        assert np.array_equal(straight.tables[name], second.tables[name])
+
+
+def test_a_group_of_one_returns_what_it_was_given():
+    arrays = [np.arange(3)]
+    assert np.array_equal(Group().exchange(arrays)[0][0], arrays[0])
