@@ -105,7 +105,7 @@ class RetrievalConfig(Section):
     fit_scale: Literal["spread", "entropy", "learned"] = Field(
         default="spread",
         description="what sharpens p_fit: spread = softmax(-c L_fit), c matched to the spread of L_fit over "
-        "the K; entropy = the same, with c such that effective_candidates remain; learned = softmax(-L_fit^2 / "
+        "the K; entropy = the same, c such that effective_candidates remain; learned = softmax(-L_fit^2 / "
         "sigma_k^2). The paper: learned",
     )
     spread_factor: float = Field(

@@ -1,0 +1,144 @@
+"""Connecting to Ray: the cluster that a setting or a job names, else a small one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jr_dist.config import ClusterConfig
+from jr_dist.errors import InputError
+
+# What Ray would do to a cluster of our own unless told otherwise; who sets one of these keeps it.
+_LOCAL_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; the old one warns
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # 60 is short for a loaded laptop
+    # Ray Train prints twice what a worker prints; a watcher of preemption has no use here.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+# Variables of the driver that workers on other machines need as well.
+_PASSED_ON = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR")
+_MB = 2**20
+
+
+@contextmanager
+def connect(settings: ClusterConfig, *, log_to_driver: bool = True) -> Iterator[None]:
+    """Ray is connected inside the block; on leaving, only what this call started is shut down.
+
+    `settings.address`, or RAY_ADDRESS (which a submitted job finds set), names a running cluster; without
+    either, one is started on this machine, without a dashboard and with a bounded object store. Inside an
+    existing connection this does nothing. Raises `InputError` where a named cluster does not answer in time.
+    """
+    for name, value in _LOCAL_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        _join(address, settings.timeout, log_to_driver)
+    else:
+        _start(settings, log_to_driver)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def describe(settings: ClusterConfig) -> str:
+    """One phrase for a dry run: which cluster `connect` would use."""
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        return f"the Ray cluster at {address}"
+    return f"a Ray cluster on this machine: {_num_cpus(settings)} CPUs, {_store_mb(settings)} MB object store"
+
+
+def _start(settings: ClusterConfig, log_to_driver: bool) -> None:
+    import ray
+
+    # Ray announces on every start that its token authentication is on, as it should be.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    ray.init(
+        address="local",
+        num_cpus=_num_cpus(settings),
+        object_store_memory=_store_mb(settings) * _MB,
+        include_dashboard=False,
+        log_to_driver=log_to_driver,
+        logging_level=logging.WARNING,
+        # Without a dashboard Ray Train's clean-up actor warns every second that it can't ask it.
+        logging_config=ray.LoggingConfig(encoding="TEXT", log_level="ERROR"),
+    )
+
+
+def _join(address: str, timeout: float, log_to_driver: bool) -> None:
+    import ray
+
+    _wait_for(address, timeout)
+    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    # A submitted job already carries its environment, and Ray refuses to merge two that differ.
+    in_a_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=log_to_driver,
+            logging_level=logging.WARNING,
+            runtime_env=None if in_a_job or not passed_on else {"env_vars": passed_on},
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"setting cluster.address is {address}, where no Ray cluster answers ({reason}); allowed is auto "
+            "or HOST:PORT of a running one; start it with `ray up cluster.yaml` or leave the setting out"
+        ) from error
+
+
+def _wait_for(address: str, timeout: float) -> None:
+    """Knock at HOST:PORT until somebody opens: Ray itself would wait for minutes and then end the process."""
+    host, _, port = address.rpartition(":")
+    if address == "auto" or "://" in address:
+        return
+    if not host or not port.isdigit():
+        raise InputError(
+            f"setting cluster.address is {address}; allowed is auto or HOST:PORT; a head node's port is "
+            "usually 6379"
+        )
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=min(5.0, timeout)).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() >= deadline:
+                raise InputError(
+                    f"setting cluster.address is {address}, where nothing answers within {timeout:g} s "
+                    f"({error}); allowed is auto or HOST:PORT of a running cluster; start one, or leave the "
+                    "setting out"
+                ) from None
+            time.sleep(min(0.5, timeout))
+
+
+def _num_cpus(settings: ClusterConfig) -> int:
+    # A training worker and the stream that feeds it each ask for one: with less they would wait for ever.
+    return settings.num_cpus or max(
+        2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    )
+
+
+def _store_mb(settings: ClusterConfig) -> int:
+    # A container may give /dev/shm only 64 MB; a store that does not fit there goes to the slower disk.
+    shared_memory = Path("/dev/shm")
+    free = (
+        shutil.disk_usage(shared_memory).free // _MB if shared_memory.is_dir() else settings.object_store_mb
+    )
+    return max(100, min(settings.object_store_mb, int(0.8 * free)))

@@ -1,0 +1,67 @@
+"""What all tests share: checks of array shapes, one local Ray, the real furniture, a tiny dataset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Two processors are shared by pytest, Ray and the kernels: one thread each, set before torch reads it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).parent.parent
+
+# Shapes in signatures are checked while testing; not in the numba files, whose kernels are compiled.
+CHECKED_MODULES = (
+    *(
+        f"jr_dist.geometry.{name}"
+        for name in ("boxes", "chamfer", "frames", "joints", "projection", "sampling", "symmetry")
+    ),
+    "jr_dist.models",
+    "jr_dist.train.losses",
+)
+install_import_hook(CHECKED_MODULES, "beartype.beartype")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray for the whole session, of 4 logical CPUs; it starts in seconds and costs 400 MB."""
+    from jr_dist.cluster import connect
+    from jr_dist.config import ClusterConfig
+
+    with connect(ClusterConfig(num_cpus=4, object_store_mb=256), log_to_driver=False):
+        yield
+
+
+@pytest.fixture(scope="session")
+def furniture() -> Path:
+    """The folder of real models: JR_FURNITURE, else `shared/data/furniture` beside the clone."""
+    path = Path(os.environ.get("JR_FURNITURE", ROOT.parent / "shared" / "data" / "furniture"))
+    if not (path / "index.csv").is_file():
+        pytest.skip(f"no furniture in {path}: set JR_FURNITURE to a folder of models with an index.csv")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A procedural dataset of 12 sources and 30 targets of 256 points."""
+    from jr_dist.data.synthesize.generate import synthesize
+
+    path = tmp_path_factory.mktemp("tiny") / "dataset"
+    synthesize(
+        path, num_sources=12, num_targets=30, categories=("chair", "table", "cabinet"), seed=0, num_points=256
+    )
+    return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
