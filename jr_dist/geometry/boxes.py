@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from jr_dist.errors import InputError
 from jr_dist.geometry.part_geometry import PartGeometry
+from jr_dist.geometry.part_kernels import move, sum_by_part
 
 #: Least half-extent of a box, canonical units: a flat part has no thickness to divide by.
 HALF_EXTENT_FLOOR = 1e-3
@@ -75,7 +75,7 @@ def deform_vertices(
 
 
 class _Deform(torch.autograd.Function):
-    """x + shift[part] + growth[part] * q; its gradient is six sums a part. Compiled on a CPU: 5 times faster."""
+    """x + shift[part] + growth[part] * q; its gradient: six sums a part. Compiled on CPUs: 5 times faster."""
 
     @staticmethod
     def forward(ctx, points, canonical, part_index, shift, growth):
@@ -83,7 +83,7 @@ class _Deform(torch.autograd.Function):
         ctx.num_parts = shift.shape[1]
         if points.device.type == "cpu":
             out = torch.empty_like(points, memory_format=torch.contiguous_format)
-            _move(
+            move(
                 _array(points),
                 _array(canonical),
                 _array(part_index),
@@ -102,7 +102,7 @@ class _Deform(torch.autograd.Function):
         shape = (len(canonical), ctx.num_parts, 3)
         if gradient.device.type == "cpu":
             sums = np.zeros((2, *shape))
-            _sum_by_part(_array(gradient), _array(canonical), _array(part_index), sums[0], sums[1])
+            sum_by_part(_array(gradient), _array(canonical), _array(part_index), sums[0], sums[1])
             to_shift, to_growth = torch.from_numpy(sums).to(gradient.dtype)
         else:
             index = part_index.unsqueeze(-1).expand(-1, -1, 3)
@@ -114,22 +114,3 @@ class _Deform(torch.autograd.Function):
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
-
-
-@njit(cache=True)
-def _move(points, canonical, part_index, shift, growth, out):
-    for m in range(points.shape[0]):
-        for n in range(points.shape[1]):
-            part = part_index[m, n]
-            for a in range(3):
-                out[m, n, a] = points[m, n, a] + shift[m, part, a] + growth[m, part, a] * canonical[m, n, a]
-
-
-@njit(cache=True)
-def _sum_by_part(gradient, canonical, part_index, to_shift, to_growth):
-    for m in range(gradient.shape[0]):
-        for n in range(gradient.shape[1]):
-            part = part_index[m, n]
-            for a in range(3):
-                to_shift[m, part, a] += gradient[m, n, a]
-                to_growth[m, part, a] += gradient[m, n, a] * canonical[m, n, a]

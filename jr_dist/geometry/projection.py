@@ -84,7 +84,7 @@ def by_part(unknowns: Float[Tensor, "M 3 R"]) -> tuple[Float[Tensor, "M P 3"], F
 def step_back(
     half_extent: Float[Tensor, "M P 3"], step: Float[Tensor, "M P 3"], minimum: Float[Tensor, "M P 3"]
 ) -> Float[Tensor, "M 1 3"]:
-    """Largest t <= 1 of each pair and axis with half_extent + t * step >= minimum, from half_extent > minimum.
+    """Largest t <= 1 of each pair and axis with half_extent + t * step >= minimum, half_extent > minimum.
 
     Shrinking the whole step stays in the null space; clamping single half-extents would open joints. t is
     exactly 1 where no bound binds; elsewhere its gradient reaches the part that binds.

@@ -1,0 +1,78 @@
+"""Compiled loops behind `joints`: which parts come near each other, and the samples nearest to key-points.
+
+Samples are sorted by part; `starts` [P + 1] says where the samples of each part begin.
+"""
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True)
+def touching_parts(points, starts, tolerance):
+    """Pairs i < j with samples nearer than `tolerance`; only those near the other's box are compared."""
+    num_parts = len(starts) - 1
+    low = np.full((num_parts, 3), np.inf)
+    high = np.full((num_parts, 3), -np.inf)
+    for part in range(num_parts):
+        for n in range(starts[part], starts[part + 1]):
+            for axis in range(3):
+                low[part, axis] = min(low[part, axis], points[n, axis])
+                high[part, axis] = max(high[part, axis], points[n, axis])
+    pairs = np.empty((num_parts * (num_parts - 1) // 2, 2), dtype=np.int64)
+    count = 0
+    for i in range(num_parts):
+        for j in range(i + 1, num_parts):
+            if _any_near(
+                points, starts[i], starts[i + 1], starts[j], starts[j + 1], low, high, i, j, tolerance
+            ):
+                pairs[count, 0], pairs[count, 1] = i, j
+                count += 1
+    return pairs[:count]
+
+
+@njit(cache=True)
+def _any_near(points, i_start, i_end, j_start, j_end, low, high, i, j, tolerance):
+    limit = tolerance * tolerance
+    for axis in range(3):
+        if max(low[i, axis], low[j, axis]) - min(high[i, axis], high[j, axis]) >= tolerance:
+            return False
+    near_j = np.empty((j_end - j_start, 3))
+    num_near = 0
+    for n in range(j_start, j_end):
+        if _box_distance(points[n], low[i], high[i]) < limit:
+            near_j[num_near] = points[n]
+            num_near += 1
+    for n in range(i_start, i_end):
+        if _box_distance(points[n], low[j], high[j]) < limit:
+            x, y, z = points[n, 0], points[n, 1], points[n, 2]
+            for k in range(num_near):
+                dx, dy, dz = near_j[k, 0] - x, near_j[k, 1] - y, near_j[k, 2] - z
+                if dx * dx + dy * dy + dz * dz < limit:
+                    return True
+    return False
+
+
+@njit(cache=True)
+def _box_distance(point, low, high):
+    squared = 0.0
+    for axis in range(3):
+        gap = max(low[axis] - point[axis], point[axis] - high[axis], 0.0)
+        squared += gap * gap
+    return squared
+
+
+@njit(cache=True)
+def snap(points, starts, key_points):
+    """Nearest sample of the same part for each key-point [P, 26, 3]; infinity where it has no samples."""
+    snapped = np.full(key_points.shape, np.inf)
+    for part in range(key_points.shape[0]):
+        for k in range(key_points.shape[1]):
+            best = np.inf
+            for n in range(starts[part], starts[part + 1]):
+                squared = 0.0
+                for axis in range(3):
+                    squared += (points[n, axis] - key_points[part, k, axis]) ** 2
+                if squared < best:
+                    best = squared
+                    snapped[part, k] = points[n]
+    return snapped

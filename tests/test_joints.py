@@ -1,0 +1,143 @@
+"""Joints: where parts touch, whatever the order, the side and the sampling."""
+
+import numpy as np
+from geometry_cases import box_source, box_surface
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jr_dist.geometry.boxes import part_boxes
+from jr_dist.geometry.joints import KEY_POINTS, Joints, find_joints, joint_gaps, num_connected_components
+
+SEEDS = st.integers(0, 2**31)
+
+
+def _by_the_definition(points, part_index, centre, half_extent, tolerance):
+    """Every pair of samples compared; the joint in the frame of the points."""
+    found = {}
+    num_parts = len(centre)
+    own = [points[part_index == part] for part in range(num_parts)]
+    snapped = []
+    for part in range(num_parts):
+        keys = centre[part] + half_extent[part] * KEY_POINTS
+        distance = np.linalg.norm(keys[:, None] - own[part][None], axis=-1)
+        snapped.append(own[part][distance.argmin(axis=1)])
+    for i in range(num_parts):
+        for j in range(i + 1, num_parts):
+            if np.linalg.norm(own[i][:, None] - own[j][None], axis=-1).min() < tolerance:
+                distance = np.linalg.norm(snapped[i][:, None] - snapped[j][None], axis=-1)
+                a, b = np.unravel_index(distance.argmin(), distance.shape)
+                found[i, j] = (snapped[i][a] + snapped[j][b]) / 2
+    return found
+
+
+def _positions(joints, centre, half_extent):
+    return centre[joints.parts[:, 0]] + half_extent[joints.parts[:, 0]] * joints.coordinates[:, 0]
+
+
+def test_there_are_26_key_points():
+    assert KEY_POINTS.shape == (26, 3)
+    kinds = np.abs(KEY_POINTS).sum(axis=1)
+    assert [(kinds == k).sum() for k in (1, 2, 3)] == [6, 12, 8]
+
+
+@given(SEEDS, st.floats(0.01, 0.3), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_joints_are_those_of_the_definition(seed, tolerance, thin):
+    rng = np.random.default_rng(seed)
+    source = box_source(5, rng, num_points=120, thin=thin, tolerance=tolerance)
+    expected = _by_the_definition(
+        source.points, source.part_index, source.centre, source.half_extent, tolerance
+    )
+    assert [tuple(pair) for pair in source.joints.parts] == sorted(expected)
+    if expected:
+        np.testing.assert_allclose(
+            _positions(source.joints, source.centre, source.half_extent),
+            [expected[pair] for pair in sorted(expected)],
+            atol=1e-9,
+        )
+
+
+@given(SEEDS)
+@settings(max_examples=25, deadline=None)
+def test_joints_are_closed_where_nothing_moved_and_opened_by_a_known_amount(seed):
+    rng = np.random.default_rng(seed)
+    source = box_source(6, rng, num_points=150, thin=True)
+    gaps = joint_gaps(source.joints, source.centre, source.half_extent)
+    assert gaps.shape == (len(source.joints),)
+    assert gaps.max() < 1e-12
+    i, j = source.joints.parts[0]
+    moved = source.centre.copy()
+    moved[i, 1] += 0.25
+    gaps = joint_gaps(source.joints, moved, source.half_extent)
+    np.testing.assert_allclose(gaps[0], 0.25, atol=1e-12)
+    np.testing.assert_allclose(gaps, np.where((source.joints.parts == i).any(axis=1), 0.25, 0), atol=1e-12)
+    assert j != i
+
+
+@given(SEEDS)
+@settings(max_examples=25, deadline=None)
+def test_permuted_parts_give_the_same_joints(seed):
+    rng = np.random.default_rng(seed)
+    source = box_source(6, rng, num_points=150)
+    order = rng.permutation(6)
+    where = np.argsort(order)
+    joints = find_joints(
+        source.points, where[source.part_index], source.centre[order], source.half_extent[order]
+    )
+    before = {
+        frozenset(pair.tolist()): position
+        for pair, position in zip(
+            source.joints.parts, _positions(source.joints, source.centre, source.half_extent)
+        )
+    }
+    positions = _positions(joints, source.centre[order], source.half_extent[order])
+    after = {frozenset(order[pair].tolist()): position for pair, position in zip(joints.parts, positions)}
+    assert before.keys() == after.keys()
+    for pair, position in before.items():
+        np.testing.assert_allclose(after[pair], position, atol=1e-9)
+
+
+@given(SEEDS)
+@settings(max_examples=25, deadline=None)
+def test_a_mirrored_source_has_mirrored_joints(seed):
+    source = box_source(6, np.random.default_rng(seed), num_points=150)
+    flip = np.array([-1.0, 1.0, 1.0])
+    joints = find_joints(source.points * flip, source.part_index, source.centre * flip, source.half_extent)
+    np.testing.assert_array_equal(joints.parts, source.joints.parts)
+    np.testing.assert_allclose(joints.coordinates, source.joints.coordinates * flip, atol=1e-9)
+
+
+def test_ties_are_averaged_so_that_a_symmetric_contact_has_a_symmetric_joint():
+    grid = np.array([[x, y, z] for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)], dtype=float)
+    points = np.concatenate([0.1 * grid, 0.1 * grid + np.array([0.0, 0.2, 0.0])])
+    part_index = np.repeat([0, 1], 27)
+    joints = find_joints(points, part_index, *part_boxes(points, part_index, 2))
+    np.testing.assert_allclose(joints.coordinates, [[[0, 1, 0], [0, -1, 0]]], atol=1e-9)
+
+
+def test_parts_that_are_apart_share_no_joint():
+    rng = np.random.default_rng(0)
+    extent = np.full(3, 0.1)
+    points = np.concatenate([box_surface(np.array([x, 0, 0.0]), extent, 500, rng) for x in (0.0, 0.26)])
+    part_index = np.repeat([0, 1], 500)
+    boxes = part_boxes(points, part_index, 2)
+    none = find_joints(points, part_index, *boxes, tolerance=0.059)
+    assert none.parts.shape == (0, 2) and none.coordinates.shape == (0, 2, 3)
+    assert joint_gaps(none, *boxes).shape == (0,)
+    assert len(find_joints(points, part_index, *boxes, tolerance=0.0601)) == 1
+
+
+def test_a_part_without_samples_has_no_joint():
+    source = box_source(3, np.random.default_rng(1))
+    kept = source.part_index != 1
+    joints = find_joints(source.points[kept], source.part_index[kept], source.centre, source.half_extent)
+    assert not (joints.parts == 1).any()
+
+
+def test_components_of_the_joint_graph():
+    def joints(*pairs):
+        return Joints(np.array(pairs, dtype=np.int64).reshape(-1, 2), np.zeros((len(pairs), 2, 3)))
+
+    assert num_connected_components(joints(), 3) == 3
+    assert num_connected_components(joints((0, 1), (2, 3)), 5) == 3
+    assert num_connected_components(joints((3, 4), (0, 1), (1, 3), (0, 4), (2, 4)), 5) == 1
