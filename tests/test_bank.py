@@ -14,11 +14,14 @@ from jr_dist.models.retrieval import retrieval_weight, squared_distance_to_all
 from jr_dist.train.group import Group
 
 
+SGD = RowOptimiser("sgd")
+
+
 def layout_of(num_parts=(2, 3, 1, 4, 2, 5, 3), block_size=2, learned=False):
     return BankLayout(num_parts, 4, 3, 5, learned_embedding=learned, block_size=block_size, seed=9)
 
 
-def shard_of(layout, blocks=None, rule=RowOptimiser("sgd"), num_ranks=1):
+def shard_of(layout, blocks=None, rule=SGD, num_ranks=1):
     return BankShard(layout, range(layout.num_blocks) if blocks is None else blocks, rule, num_ranks=num_ranks)
 
 
@@ -76,7 +79,10 @@ def test_two_ranks_apply_the_mean_over_all_targets():
     layout = layout_of()
     two, one = shard_of(layout, num_ranks=2), shard_of(layout)
     generator = np.random.default_rng(1)
-    first, second = generator.standard_normal((2, 4)).astype("f4"), generator.standard_normal((3, 4)).astype("f4")
+    first, second = (
+        generator.standard_normal((2, 4)).astype("f4"),
+        generator.standard_normal((3, 4)).astype("f4"),
+    )
     two.push(0, 1, np.array([1, 2, 6]), {"global_code": second}, 10)
     two.push(0, 0, np.array([0, 2]), {"global_code": first}, 30)
     two.apply(0, 0.5)
@@ -96,6 +102,7 @@ def test_replicas_that_exchange_pushes_stay_equal_to_the_bit():
         def exchange(own):
             arrays.setdefault("pushed", {})[rank] = own
             return [list(arrays["peer"][r]) for r in range(2)]
+
         return exchange
 
     # First pass records what each rank would send; the second runs both with all of it.

@@ -62,12 +62,21 @@ class BankClient:
     `exchange` gives every rank the pushes of all, and the replicas apply the same numbers in the same order.
     """
 
-    def __init__(self, layout: BankLayout, shard: BankShard, *, rank: int = 0, exchange: Exchange | None = None) -> None:
+    def __init__(
+        self, layout: BankLayout, shard: BankShard, *, rank: int = 0, exchange: Exchange | None = None
+    ) -> None:
         self.layout, self.shard, self.rank, self._exchange = layout, shard, rank, exchange
         self.max_parts = max(layout.num_parts)
 
     def propose(
-        self, queries: Tensor, target_ids: np.ndarray, num_candidates: int, sigma0: float, *, seed: int, step: int
+        self,
+        queries: Tensor,
+        target_ids: np.ndarray,
+        num_candidates: int,
+        sigma0: float,
+        *,
+        seed: int,
+        step: int,
     ) -> Candidates:
         """An exact draw of K sources without replacement from Eq. 1 over all S. queries: [B, D], phi(t)."""
         answer = self.shard.propose(

@@ -1,4 +1,4 @@
-"""Gumbel noise from a counter: a pure function of (seed, step, target, source), whoever computes it and in which order."""
+"""Gumbel noise from a counter: a pure function of (seed, step, target, source), whoever computes it and when."""
 
 from __future__ import annotations
 

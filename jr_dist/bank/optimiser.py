@@ -28,7 +28,12 @@ class RowOptimiser:
         }
 
     def update(
-        self, table: np.ndarray, slots: dict[str, np.ndarray], rows: np.ndarray, gradient: np.ndarray, rate: float
+        self,
+        table: np.ndarray,
+        slots: dict[str, np.ndarray],
+        rows: np.ndarray,
+        gradient: np.ndarray,
+        rate: float,
     ) -> None:
         """Move `rows` (unique) of `table` in place by `gradient` [len(rows), W]; no other row changes a bit."""
         if self.weight_decay:

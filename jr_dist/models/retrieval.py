@@ -32,9 +32,7 @@ def squared_distance_to_all(
     return distance.clamp_min(0.0)
 
 
-def soft_retrieval(
-    squared: Float[Tensor, "*B K"], sigma: float | Float[Tensor, "*#B K"]
-) -> Float[Tensor, "*B K"]:
+def soft_retrieval(squared: Float[Tensor, "*B K"], sigma: float | Float[Tensor, "*#B K"]) -> Float[Tensor, "*B K"]:
     """Eq. 1: p(s) = exp(-d^2 / sigma^2) / sum_s' exp(-d^2 / sigma^2), over the last axis."""
     return torch.softmax(-squared / (sigma * sigma), dim=-1)
 

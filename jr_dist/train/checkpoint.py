@@ -22,8 +22,10 @@ from jr_dist.train.state import TrainState
 SCHEMA = 1
 MANIFEST = "manifest.json"
 # What may differ when a run goes on: where and how it runs, not what it computes.
-FREE_SETTINGS = ("run.", "cluster.", "evaluate.", "bank.num_shards", "train.num_workers", "train.device", "train.epochs",
-                 "train.checkpoint_every")  # fmt: skip
+FREE_SETTINGS = (
+    *("run.", "cluster.", "evaluate.", "bank.num_shards"),
+    *("train.num_workers", "train.device", "train.epochs", "train.checkpoint_every"),
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def restore(state: TrainState, checkpoint: Checkpoint, *, dataset_hash: str) -> None:
-    """Put a checkpoint into a fresh state. Raises `InputError` where it belongs to another dataset or other settings."""
+    """Put a checkpoint into a fresh state. Raises `InputError` where it is of another dataset or other settings."""
     check_same_run(checkpoint.manifest, state.config, list(state.store.ids), dataset_hash, checkpoint.path)
     state.networks.load_state_dict({name: torch.from_numpy(values) for name, values in checkpoint.networks.items()})
     _load_optimiser(state.optimiser, checkpoint.optimiser)
@@ -118,14 +120,14 @@ def check_same_run(
     if manifest["dataset_hash"] != dataset_hash or manifest["source_ids"] != source_ids:
         raise InputError(
             f"checkpoint {path} was trained on another dataset (hash {manifest['dataset_hash'][:12]}, this one has "
-            f"{dataset_hash[:12]}); allowed is the same dataset; set data.path to it or run.resume never with a new run.path"
+            f"{dataset_hash[:12]}); allowed is the same dataset; set data.path to it, or name a new run.path"
         )
     then, now = (_compared(tree) for tree in (manifest["config"], config.model_dump(mode="json")))
     for name in sorted(then.keys() | now.keys()):
         if then.get(name) != now.get(name):
             raise InputError(
-                f"checkpoint {path} was trained with {name} {then.get(name)}, now it is {now.get(name)}; allowed is the "
-                "same value; restore it, or name a new run.path"
+                f"checkpoint {path} was trained with {name} {then.get(name)}, now it is {now.get(name)}; allowed is "
+                "the same value; restore it, or name a new run.path"
             )
 
 

@@ -48,7 +48,14 @@ class Journal:
     def _line(self, step: int, values: Mapping[str, Any], now: float) -> str:
         steps_a_second = (step + 1 - self._first_step) / max(now - self._started, 1e-9)
         left = (self._num_steps - step - 1) / steps_a_second
-        shown = ("fit", "loss_deformation", "loss_embedding", "effective_candidates", "effective_fit", "distinct_recent")
+        shown = (
+            "fit",
+            "loss_deformation",
+            "loss_embedding",
+            "effective_candidates",
+            "effective_fit",
+            "distinct_recent",
+        )
         numbers = " ".join(f"{name} {_short(values[name])}" for name in shown if name in values)
         return (
             f"{self._title} step {step + 1}/{self._num_steps} {numbers} "

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from jr_dist.config import Config
-from jr_dist.data.dataset import Dataset, open_dataset, read_targets
+from jr_dist.data.dataset import Dataset, count_rows, open_dataset, read_targets
 from jr_dist.data.source_store import SourceStore
 from jr_dist.data.streams import TargetBatch
 from jr_dist.train.candidates import embedding_age, refresh_embeddings
@@ -35,7 +35,13 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def run_training(
-    config: Config, group: Group, batches: BatchSource, *, start: Path | None, report: Report, device: str = "cpu"
+    config: Config,
+    group: Group,
+    batches: BatchSource,
+    *,
+    start: Path | None,
+    report: Report,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Train from scratch or from the checkpoint `start`, to the end; returns the last validation's metrics.
 
@@ -45,7 +51,7 @@ def run_training(
     dataset = open_dataset(config.data.path)
     store = SourceStore.open(dataset, categories=config.data.categories)
     state = new_state(config, store, group, device)
-    num_targets = dataset.num_targets("train", config.data.categories)
+    num_targets = count_rows(dataset, "train", config.data.categories)
     schedule = make_schedule(config.train, num_targets, group.world_size)
     run = Path(config.run.path)
     _go_on(state, run, start, dataset)

@@ -10,8 +10,8 @@ from jr_dist.models.retrieval import effective_number, soft_retrieval
 def deformation_loss(fitting: Float[Tensor, "B K"], probability: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
     """Eq. 4: L_def = sum_k p_R(s_k) L_fit(s_k), mean over the B targets.
 
-    `probability` is p_R over the K candidates (for plain means: 1/K). It is held fixed, as the paper keeps the retrieval
-    module fixed while the deformation module is trained.
+    `probability` is p_R over the K candidates (for plain means: 1/K). It is held fixed, as the paper keeps the
+    retrieval module fixed while the deformation module is trained.
     """
     return (probability.detach() * fitting).sum(-1).mean()
 
@@ -21,8 +21,8 @@ def embedding_loss(
 ) -> Float[Tensor, ""]:
     """Eq. 2: the discrepancy between p_R and p_fit over the K candidates, mean over the B targets.
 
-    `loss="l1"` is the paper's sum_k |p_R - p_fit|. `loss="cross_entropy"` is -sum_k p_fit log p_R: its gradient does not
-    vanish where one side is one-hot, so runs do not collapse to one source.
+    `loss="l1"` is the paper's sum_k |p_R - p_fit|. `loss="cross_entropy"` is -sum_k p_fit log p_R: its gradient does
+    not vanish where one side is one-hot, so runs do not collapse to one source.
     """
     if loss == "l1":
         return (probability - fit_probability).abs().sum(-1).mean()
@@ -69,5 +69,8 @@ def _matched_scale(values: Float[Tensor, "B K"], effective: float) -> Float[Tens
     for _ in range(40):
         middle = 0.5 * (low + high)
         spread = effective_number(torch.softmax(-middle.exp() * gap / unit, dim=-1))[:, None]
-        low, high = torch.where(spread > effective, middle, low), torch.where(spread > effective, high, middle)
+        low, high = (
+            torch.where(spread > effective, middle, low),
+            torch.where(spread > effective, high, middle),
+        )
     return (0.5 * (low + high)).exp() / unit

@@ -87,7 +87,9 @@ class TrainedModel:
 def load_run(path: str | Path, device: str = "cpu", which: str = BEST) -> TrainedModel:
     """The best checkpoint of a run (`which="last"`: the last). Raises `InputError` for a directory without one."""
     if not Path(path).is_dir():
-        raise InputError(f"run {path} is no directory; allowed is a run directory that `jr-dist train` wrote; check the path")
+        raise InputError(
+            f"run {path} is no directory; allowed is a run directory that `jr-dist train` wrote; check the path"
+        )
     if not has_checkpoint(path, which):
         hint = "it has not reached its first validation" if has_checkpoint(path, LAST) else "it has no checkpoint"
         raise InputError(

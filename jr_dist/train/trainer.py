@@ -14,7 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from jr_dist.cluster import connect
 from jr_dist.config import Config
-from jr_dist.data.dataset import Dataset, open_dataset
+from jr_dist.data.dataset import Dataset, count_rows, open_dataset
 from jr_dist.data.source_store import SourceStore
 from jr_dist.data.streams import TargetBatch, local_target_batches, target_batches
 from jr_dist.errors import InputError
@@ -54,8 +54,8 @@ def train(config: Config) -> TrainResult:
             metrics = _train_on_ray(config, run, start)
     if metrics.get("uniform_against_uniform"):
         print(
-            f"{METHODS[config.train.method].title}: WARNING retrieval learned nothing: P_R and p_fit are both uniform, so "
-            "this run is Uniform Sampling; lower retrieval.sigma0 or change retrieval.fit_scale",
+            f"{METHODS[config.train.method].title}: WARNING retrieval learned nothing: P_R and p_fit are both uniform, "
+            "so this run is Uniform Sampling; lower retrieval.sigma0 or change retrieval.fit_scale",
             flush=True,
         )
     return TrainResult(run, metrics)
@@ -70,7 +70,7 @@ def check(config: Config) -> None:
             f"data.num_points is {config.data.num_points}, but {config.data.path} stores {stored} points a shape; "
             f"allowed is at most {stored}; lower it or make the dataset with --num-points {config.data.num_points}"
         )
-    make_schedule(config.train, dataset.num_targets("train", config.data.categories), max(config.train.num_workers, 1))
+    make_schedule(config.train, count_rows(dataset, "train", config.data.categories), max(config.train.num_workers, 1))
     new_state(config, SourceStore.open(dataset, categories=config.data.categories), Group())
     start_point(config)
 
@@ -79,7 +79,10 @@ def _train_on_ray(config: Config, run: Path, start: Path | None) -> dict[str, An
     use_gpu = config.train.device == "cuda" or (config.train.device == "auto" and _cluster_has_gpus())
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "start": None if start is None else str(start)},
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "start": None if start is None else str(start),
+        },
         # Half a processor each leaves room for the streams' tasks on a machine of two.
         scaling_config=ScalingConfig(
             num_workers=config.train.num_workers, use_gpu=use_gpu, resources_per_worker=_resources(use_gpu)
@@ -110,13 +113,16 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
     group = Group(context.get_world_rank(), context.get_world_size())
     start = None if settings["start"] is None else Path(settings["start"])
     return run_training(
-        config, group, _streamed, start=start, report=ray.train.report, device=str(ray.train.torch.get_device())
+        config,
+        group,
+        _streamed,
+        start=start,
+        report=ray.train.report,
+        device=str(ray.train.torch.get_device()),
     )
 
 
-def _streamed(
-    dataset: Dataset, config: Config, group: Group, first_step: int, num_steps: int
-) -> Iterator[TargetBatch]:
+def _streamed(dataset: Dataset, config: Config, group: Group, first_step: int, num_steps: int) -> Iterator[TargetBatch]:
     return target_batches(**_batch_arguments(dataset, config, group, first_step, num_steps))
 
 
@@ -124,9 +130,7 @@ def _local(dataset: Dataset, config: Config, group: Group, first_step: int, num_
     return local_target_batches(**_batch_arguments(dataset, config, group, first_step, num_steps))
 
 
-def _batch_arguments(
-    dataset: Dataset, config: Config, group: Group, first_step: int, num_steps: int
-) -> dict[str, Any]:
+def _batch_arguments(dataset: Dataset, config: Config, group: Group, first_step: int, num_steps: int) -> dict[str, Any]:
     return {
         "dataset": dataset,
         "split": "train",

@@ -1,0 +1,231 @@
+"""Training end to end in this process, on a tiny dataset: learning, resuming, refusing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jr_dist.config import Config, load_config
+from jr_dist.data.dataset import open_dataset
+from jr_dist.data.source_store import SourceStore
+from jr_dist.errors import InputError
+from jr_dist.train.checkpoint import load_checkpoint
+from jr_dist.train.group import Group
+from jr_dist.train.methods.registry import METHODS
+from jr_dist.train.run_directory import BEST, LAST, checkpoint_path
+from jr_dist.train.state import new_state
+from jr_dist.train.step import joint_step, pair_up
+from jr_dist.train.trained import load_run
+from jr_dist.train.trainer import train
+
+
+def settings(dataset: Path, run: Path, **overrides) -> Config:
+    small = {
+        "data.path": dataset,
+        "data.num_points": 128,
+        "data.encoder_points": 64,
+        "model.encoder_channels": (16, 32),
+        "model.global_code": 16,
+        "model.part_code": 8,
+        "model.target_code": 16,
+        "model.hidden": (32, 16),
+        "retrieval.embedding": 16,
+        "retrieval.num_candidates": 4,
+        "train.epochs": 4,
+        "train.warmup_epochs": 1,
+        "train.batch_size": 8,
+        "train.validate_every": 2,
+        "train.checkpoint_every": 1,
+        "train.num_workers": 0,
+        "train.device": "cpu",
+        "run.path": run,
+    }
+    named = {name.replace("__", "."): value for name, value in overrides.items()}
+    return load_config(None, {name: str(v) if isinstance(v, Path) else v for name, v in {**small, **named}.items()})
+
+
+def arrays_of(run: Path, which: str = LAST) -> dict[str, np.ndarray]:
+    checkpoint = load_checkpoint(checkpoint_path(run, which))
+    named = {f"networks.{n}": a for n, a in checkpoint.networks.items()}
+    named |= {f"optimiser.{n}": a for n, a in checkpoint.optimiser.items()}
+    return named | {f"bank.{b}.{n}": a for b, block in enumerate(checkpoint.blocks) for n, a in block.items()}
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_run_leaves_what_evaluation_needs(tiny_dataset, tmp_path, method):
+    config = settings(tiny_dataset, tmp_path / "run", train__method=method)
+    result = train(config)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {line["part"] for line in lines} == {"train", "val"}
+    assert result.metrics["n"] == open_dataset(tiny_dataset).manifest.counts["val"]
+    assert load_config(tmp_path / "run" / "config.yaml") == config
+    model = load_run(tmp_path / "run")
+    store = SourceStore.open(open_dataset(tiny_dataset))
+    points = store.geometry(np.array([0, 3])).points
+    assert model.retrieval_distances(points).shape == (2, len(store.ids))
+    centre, half_extent = model.deform(points, torch.tensor([[1, 2, 5], [0, 4, 2]]), store)
+    assert centre.shape == half_extent.shape == (2, 3, store.max_parts, 3)
+    assert (half_extent > 0).all()
+
+
+def test_losses_fall(tiny_dataset, tmp_path):
+    train(settings(tiny_dataset, tmp_path / "run", train__epochs=40, train__validate_every=10, retrieval__sigma0=1.0))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    validations = [line["chamfer_x100"] for line in lines if line["part"] == "val"]
+    assert validations[-1] < validations[0]
+    fits = [line["fit"] for line in lines if line["part"] == "train"]
+    assert np.mean(fits[-3:]) < 0.8 * fits[0]
+
+
+@pytest.mark.parametrize("overrides", [
+    {},
+    {"retrieval__source_embedding": "code"},
+    {"train__optimizer": "sgd", "train__alternate": True, "retrieval__loss": "l1", "retrieval__fit_scale": "learned"},
+], ids=["defaults", "learned embedding", "the paper's letter"])  # fmt: skip
+def test_resuming_equals_never_having_stopped(tiny_dataset, tmp_path, overrides, capsys):
+    straight = settings(tiny_dataset, tmp_path / "straight", train__schedule="constant", **overrides)
+    train(straight)
+    half = settings(tiny_dataset, tmp_path / "halves", train__schedule="constant", train__epochs=2, **overrides)
+    train(half)
+    assert "resumed" not in capsys.readouterr().out
+    train(settings(tiny_dataset, tmp_path / "halves", train__schedule="constant", **overrides))
+    assert "resumed" in capsys.readouterr().out
+    first, second = arrays_of(tmp_path / "straight"), arrays_of(tmp_path / "halves")
+    assert first.keys() == second.keys()
+    for name in first:
+        assert np.array_equal(first[name], second[name]), name
+    steps = [json.loads(line)["step"] for line in (tmp_path / "halves" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_same_seed_same_run_other_seed_another(tiny_dataset, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(settings(tiny_dataset, tmp_path / name, train__seed=seed, train__epochs=2))
+    a, b, c = (arrays_of(tmp_path / name) for name in "abc")
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert not np.array_equal(a["bank.0.global_code"], c["bank.0.global_code"])
+
+
+def test_uniform_and_ours_are_the_same_while_warming_up_and_differ_after(tiny_dataset, tmp_path):
+    weights = {}
+    for method in ("ours", "uniform"):
+        config = settings(
+            tiny_dataset, tmp_path / method, train__method=method, train__epochs=2, train__validate_every=1
+        )
+        train(config)
+        lines = [json.loads(line) for line in (tmp_path / method / "metrics.jsonl").read_text().splitlines()]
+        weights[method] = [line["chamfer_x100"] for line in lines if line["part"] == "val"]
+    assert weights["ours"][0] == weights["uniform"][0]
+    assert weights["ours"][1] != weights["uniform"][1]
+
+
+def test_a_retrieval_step_leaves_the_deformation_module_alone(tiny_dataset, tmp_path):
+    from jr_dist.data.streams import local_target_batches
+    from jr_dist.train.methods.plan import StepPlan
+
+    dataset = open_dataset(tiny_dataset)
+    config = settings(tiny_dataset, tmp_path / "run")
+    state = new_state(config, SourceStore.open(dataset), Group())
+    batch = next(iter(local_target_batches(
+        dataset=dataset, split="train", categories=None, batch_size=8, num_points=128, encoder_points=64, seed=0,
+        rank=0, world_size=1, start_step=0, num_steps=1,
+    )))  # fmt: skip
+    before = {name: value.clone() for name, value in state.networks.named_parameters()}
+    tables = {name: table.copy() for name, table in state.bank.shard.tables.items()}
+    joint_step(state, batch, StepPlan(soft=False, weighted=False, deformation=False, retrieval=True), 1e-2)
+    moved = {name for name, value in state.networks.named_parameters() if not torch.equal(value, before[name])}
+    assert moved and all(name.startswith("retrieval_encoder") for name in moved)
+    assert np.array_equal(state.bank.shard.tables["global_code"], tables["global_code"])
+    assert np.array_equal(state.bank.shard.tables["part_code"], tables["part_code"])
+    assert not np.array_equal(state.bank.shard.tables["retrieval_weight"], tables["retrieval_weight"])
+
+
+def test_pairs_name_each_source_once():
+    pairs = pair_up(np.array([[4, 2], [2, 7]]), torch.device("cpu"))
+    assert pairs.rows.tolist() == [2, 4, 7]
+    assert pairs.rows[pairs.source_index].tolist() == [4, 2, 2, 7]
+    assert pairs.target_index.tolist() == [0, 0, 1, 1]
+
+
+def test_flat_distributions_are_called_a_failure(tiny_dataset, tmp_path, capsys):
+    config = settings(
+        tiny_dataset,
+        tmp_path / "run",
+        retrieval__sigma0=1000.0,
+        retrieval__spread_factor=1e-3,
+        train__epochs=2,
+    )
+    assert train(config).metrics["uniform_against_uniform"]
+    assert "Uniform Sampling" in capsys.readouterr().out
+
+
+def test_a_diverging_run_stops_before_it_is_saved(tiny_dataset, tmp_path):
+    config = settings(tiny_dataset, tmp_path / "run", train__learning_rate=1e18, train__optimizer="sgd")
+    with pytest.raises(FloatingPointError, match="step"):
+        train(config)
+
+
+@pytest.mark.parametrize(("overrides", "said"), [
+    ({"retrieval__num_candidates": 13}, "retrieval.num_candidates"),
+    ({"data__num_points": 4096, "data__encoder_points": 64}, "data.num_points"),
+    ({"train__batch_size": 500}, "train.batch_size"),
+    ({"data__categories": ("lamp",)}, "lamp"),
+    ({"run__resume": "nowhere"}, "run.resume"),
+])  # fmt: skip
+def test_wrong_settings_are_refused_before_anything_is_written(tiny_dataset, tmp_path, overrides, said):
+    with pytest.raises(InputError, match=said):
+        train(settings(tiny_dataset, tmp_path / "run", **overrides))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_overwritten_or_continued_by_other_settings(tiny_dataset, tmp_path):
+    run = tmp_path / "run"
+    train(settings(tiny_dataset, run, train__epochs=2))
+    before = arrays_of(run)
+    with pytest.raises(InputError, match="never"):
+        train(settings(tiny_dataset, run, train__epochs=2, run__resume="never"))
+    with pytest.raises(InputError, match=r"model\.global_code 16, now it is 20"):
+        train(settings(tiny_dataset, run, train__epochs=3, model__global_code=20))
+    assert all(np.array_equal(before[name], value) for name, value in arrays_of(run).items())
+
+
+@pytest.mark.parametrize("damage", ["flip", "missing", "no manifest"])
+def test_a_damaged_checkpoint_is_named_and_refused(tiny_dataset, tmp_path, damage):
+    run = tmp_path / "run"
+    train(settings(tiny_dataset, run, train__epochs=2))
+    best = checkpoint_path(run, BEST)
+    victim = best / ("manifest.json" if damage == "no manifest" else "bank-00000.safetensors")
+    if damage == "flip":
+        content = bytearray(victim.read_bytes())
+        content[len(content) // 2] ^= 1
+        victim.write_bytes(content)
+    else:
+        victim.unlink()
+    with pytest.raises(InputError, match="checkpoint"):
+        load_run(run)
+
+
+def test_a_full_disk_while_saving_keeps_the_last_checkpoint(tiny_dataset, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    train(settings(tiny_dataset, run, train__epochs=2))
+    before = arrays_of(run)
+    write = Path.write_bytes
+
+    def full(self, content):
+        if "bank-" in self.name:
+            raise OSError(28, "No space left on device")
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        train(settings(tiny_dataset, run))
+    monkeypatch.undo()
+    assert all(np.array_equal(before[name], value) for name, value in arrays_of(run).items())
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [BEST, LAST]
+
+
+def test_no_checkpoint_is_no_run(tmp_path):
+    with pytest.raises(InputError, match="checkpoint"):
+        load_run(tmp_path)
