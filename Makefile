@@ -1,0 +1,45 @@
+# Each target does its own set-up; all they need is Python >= 3.11, pip and make.
+#   make quickstart   the whole story on procedural furniture, in minutes
+#   make test         everything (at most an hour on two cores); make test-fast leaves out the slow ones
+#   make bench        the benchmarks;  make lint  what a commit must pass
+# The environment is the folder .venv, or the one that JR_VENV names.
+
+JR_VENV ?= $(CURDIR)/.venv
+export JR_VENV
+# The package comes from this clone, whichever clone the environment was made by.
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+PYTHON := $(JR_VENV)/bin/python
+# The first that is new enough.
+BASE_PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+
+.PHONY: quickstart test test-fast bench lint format environment shared-environment
+
+quickstart: environment
+	@$(PYTHON) -m jr_dist.quickstart
+
+test: environment
+	@$(PYTHON) -m pytest
+
+test-fast: environment
+	@$(PYTHON) -m pytest -m "not slow"
+
+bench: environment
+	@for benchmark in benchmarks/*.py; do $(PYTHON) $$benchmark || exit 1; done
+
+lint: environment
+	@$(PYTHON) -m ruff check
+	@$(PYTHON) -m ruff format --check
+	@$(PYTHON) -m pyright --pythonpath $(PYTHON)
+
+format: environment
+	@$(PYTHON) -m ruff check --fix
+	@$(PYTHON) -m ruff format
+
+environment:
+	@test -n "$(BASE_PYTHON)" || { echo "error: no Python >= 3.11 found; install one or set BASE_PYTHON" >&2; exit 2; }
+	@$(BASE_PYTHON) tools/environment.py
+
+# Prints the folder of an environment that clones with the same pins can share.
+shared-environment:
+	@$(BASE_PYTHON) tools/environment.py --shared
