@@ -1,0 +1,84 @@
+"""Everything that one evaluation found, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from jr_dist.config import flatten
+from jr_dist.data.dataset import Dataset
+from jr_dist.evaluate import rows
+from jr_dist.evaluate.methods import Measured
+from jr_dist.evaluate.runs import Failure, Ground, LoadedRun, differing_settings
+from jr_dist.evaluate.tables import CHAMFER, FRAME, Database, RunInfo, Tables
+from jr_dist.geometry.joints import Joints, num_connected_components
+
+NOTES = (
+    "`R` ranks the sources by their undeformed chamfer to the target itself, which is more than the paper's R knows: "
+    "that one learns to predict this distance.",
+    "`Box` scales the nearest source as a whole, axis by axis, to the target's box: a deformation that can't beat it "
+    "is worth little.",
+    "`reranked` orders the first 10 by their observed fit. Here the whole target is observed (protocol full), so it "
+    "equals best-of-10 by construction.",
+    "best-of-K and oracle choose with the very distance that they report: bounds on what re-ranking can give, not "
+    "retrieval.",
+    "Several seeds of a method are averaged for each target before targets are resampled: the intervals hold for other "
+    "targets, not for other seeds. The seeds' own numbers stand beside them.",
+)
+
+
+def assemble(
+    dataset: Dataset,
+    split: str,
+    num_points: int,
+    grounds: Sequence[Ground],
+    targets: rows.Targets,
+    results: Sequence[Measured],
+    failures: Sequence[Failure],
+    bootstrap: rows.Bootstrap,
+) -> Tables:
+    """All records of an evaluation from what each method scored on each target."""
+    runs = [run for ground in grounds for run in ground.scope.runs]
+    num_sources = np.zeros(len(targets.ids), int)
+    for ground in grounds:
+        num_sources[ground.where] = len(ground.store.ids)
+    failed = [(method, failure.seed, failure.reason) for failure in failures for method in failure.methods]
+    return Tables(
+        dataset=str(dataset.path),
+        dataset_hash=dataset.hash,
+        split=split,
+        num_points=num_points,
+        frame=FRAME,
+        chamfer=CHAMFER,
+        bootstrap={"kind": "BCa", "unit": "target", **asdict(bootstrap)},
+        categories=targets.names,
+        rows=rows.result_rows(results, targets, bootstrap),
+        summary=rows.summary_rows(results, targets, bootstrap),
+        comparisons=rows.comparison_rows(results, targets, bootstrap),
+        rankings=rows.ranking_rows(results, targets, num_sources, bootstrap),
+        sanity=rows.sanity_rows(results, targets),
+        curves=rows.curves(results),
+        databases=tuple(_database(ground) for ground in grounds),
+        absent=rows.absent_rows(results, targets, failed),
+        runs=tuple(_info(run, ground) for ground in grounds for run in ground.scope.runs),
+        notes=(*NOTES, *differing_settings(runs)),
+    )
+
+
+def _info(run: LoadedRun, ground: Ground) -> RunInfo:
+    return RunInfo(run.path, run.name, run.seed, ground.scope.categories, flatten(run.model.config))
+
+
+def _database(ground: Ground) -> Database:
+    records = [ground.store.record(row) for row in range(len(ground.store.ids))]
+    joints = [Joints(record.joint_parts, record.joint_coordinates) for record in records]
+    whole = [num_connected_components(j, r.num_parts) == 1 for j, r in zip(joints, records, strict=True)]
+    return Database(
+        ground.scope.categories,
+        len(records),
+        float(np.mean([record.num_parts for record in records])),
+        float(np.mean([len(joint) for joint in joints])),
+        float(np.mean(whole)),
+    )

@@ -1,0 +1,142 @@
+"""Line charts as inline SVG: no script, no font to load, colours from the page so that light and dark both work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 520, 300
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 44
+NUM_COLOURS = 6  # --line-0 ... in the page's style
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve; lines of one name share a colour and an entry of the legend."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
+def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, log_x: bool = False, log_y: bool = False) -> str:
+    """The lines as one SVG element, with axes, ticks and a legend below. Points that are not finite are left out."""
+    curves = [(line.name, _finite(line, log_x, log_y)) for line in lines]
+    curves = [(name, points) for name, points in curves if points]
+    if not curves:
+        return ""
+    names = list(dict.fromkeys(name for name, _ in curves))
+    x_axis = _Axis.around([x for _, points in curves for x, _ in points], log_x, LEFT, WIDTH - RIGHT)
+    y_axis = _Axis.around([y for _, points in curves for _, y in points], log_y, HEIGHT - BOTTOM, TOP)
+    parts = [*_grid(x_axis, y_axis), *_labels(x_label, y_label)]
+    for name, points in curves:
+        path = " ".join(f"{x_axis.place(x):.1f},{y_axis.place(y):.1f}" for x, y in points)
+        colour = f"var(--line-{names.index(name) % NUM_COLOURS})"
+        if len(points) == 1:
+            x, y = path.split(",")
+            parts.append(f'<circle cx="{x}" cy="{y}" r="3" style="fill:{colour}"/>')
+        parts.append(f'<polyline points="{path}" style="stroke:{colour}"><title>{escape(name)}</title></polyline>')
+    rows = -(-len(names) // 2)
+    parts += _legend(names)
+    height = HEIGHT + 18 * rows
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(y_label)} against '
+        f'{escape(x_label)}">{"".join(parts)}</svg>'
+    )
+
+
+@dataclass(frozen=True)
+class _Axis:
+    low: float
+    high: float
+    log: bool
+    start: float  # pixel of low
+    end: float  # pixel of high
+
+    @staticmethod
+    def around(values: Sequence[float], log: bool, start: float, end: float) -> _Axis:
+        low, high = min(values), max(values)
+        if low == high:
+            low, high = (low / 2, high * 2) if log else (low - abs(low) * 0.1 - 0.1, high + abs(high) * 0.1 + 0.1)
+        elif not log:
+            margin = 0.04 * (high - low)
+            low, high = low - margin if low - margin > 0 or low < 0 else 0.0, high + margin
+        return _Axis(low, high, log, start, end)
+
+    def place(self, value: float) -> float:
+        scale = math.log if self.log else float
+        share = (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
+        return self.start + share * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        if self.log:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            marks = [m * 10.0**e for e in decades for m in (1, 2, 5)]
+            return [mark for mark in marks if self.low * 0.999 <= mark <= self.high * 1.001]
+        rough = (self.high - self.low) / 5
+        unit = 10 ** math.floor(math.log10(rough))
+        step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough)
+        first = math.ceil(self.low / step)
+        return [k * step for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def _grid(x_axis: _Axis, y_axis: _Axis) -> list[str]:
+    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    parts = []
+    for value in y_axis.ticks():
+        y = y_axis.place(value)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
+    for value in x_axis.ticks():
+        x = x_axis.place(value)
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{_short(value)}</text>')
+    return [*parts, f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>']
+
+
+def _labels(x_label: str, y_label: str) -> list[str]:
+    centre, middle = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
+    turned = f'transform="translate(13 {middle}) rotate(-90)"'
+    return [
+        f'<text class="label" x="{centre}" y="{HEIGHT - 10}" text-anchor="middle">{escape(x_label)}</text>',
+        f'<text class="label" {turned} text-anchor="middle">{escape(y_label)}</text>',
+    ]
+
+
+def _legend(names: Sequence[str]) -> list[str]:
+    parts = []
+    for i, name in enumerate(names):
+        x, y = LEFT + (i % 2) * 225, HEIGHT + 10 + 18 * (i // 2)
+        colour = f"var(--line-{i % NUM_COLOURS})"
+        parts.append(f'<line class="key" x1="{x}" x2="{x + 18}" y1="{y - 4}" y2="{y - 4}" style="stroke:{colour}"/>')
+        parts.append(f'<text x="{x + 24}" y="{y}">{escape(name)}</text>')
+    return parts
+
+
+def _finite(line: Line, log_x: bool, log_y: bool) -> list[tuple[float, float]]:
+    points = zip(line.xs, line.ys, strict=True)
+    return [
+        (x, y)
+        for x, y in points
+        if math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x) and (y > 0 or not log_y)
+    ]
+
+
+def _short(value: float) -> str:
+    return f"{value:g}" if abs(value) < 10000 else f"{value / 1000:g}k"
+
+
+def interval_bar(mean: float, low: float | None, high: float | None, reach: float) -> str:
+    """A difference and its interval around the zero line, as a small SVG; half its width stands for `reach`."""
+
+    def place(value: float) -> float:
+        return 80 + 76 * max(-1.0, min(1.0, value / reach)) if reach > 0 else 80.0
+
+    bar = ""
+    if low is not None and high is not None:
+        side = "better" if high < 0 else "worse" if low > 0 else "open"
+        bar = f'<line class="{side}" x1="{place(low):.1f}" x2="{place(high):.1f}" y1="9" y2="9"/>'
+    zero = '<line class="zero" x1="80" x2="80" y1="0" y2="18"/>'
+    dot = f'<circle cx="{place(mean):.1f}" cy="9" r="3.5"/>'
+    return f'<svg class="bar" viewBox="0 0 160 18" aria-hidden="true">{zero}{bar}{dot}</svg>'

@@ -1,0 +1,138 @@
+"""Every source deformed to every target: the table that top-1, best of k and oracle retrieval are all read off.
+
+Exact: all T x S pairs are deformed and measured. Memory is bounded by `max_pairs` pairs at a time; a source is read
+once, a target is encoded once for each block of sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jr_dist.evaluate import metrics
+from jr_dist.evaluate.methods import TrainedModelLike, scale_to_box
+from jr_dist.geometry.boxes import deform
+from jr_dist.geometry.chamfer import chamfer, chamfer_matrix
+
+MAX_PAIRS = 512  # pairs deformed at once: some 160 kB each at 2048 points
+MINIMUM_SCALE = 0.05  # what geometry.projection.part_parameters leaves of a half-extent at the least
+
+Report = Callable[[int], None]  # told how many pairs were finished
+
+
+@dataclass(frozen=True)
+class PairFits:
+    """All pairs of T targets and S sources after deformation."""
+
+    chamfer: np.ndarray  # [T, S] float64, squared, mean over points, both directions added
+    gap: np.ndarray  # [T, S] widest joint gap, canonical units
+    at_floor: np.ndarray  # [T, S] share of half-extents at the least scale allowed
+
+
+def undeformed_chamfer(
+    store: Any, points: Tensor, *, device: str = "cpu", max_pairs: int = MAX_PAIRS, report: Report | None = None
+) -> np.ndarray:
+    """(T, S) float64 chamfer of targets `points` (T, N, 3) to all sources as they stand, with N points each."""
+    num_sources, result = len(store.ids), np.empty((len(points), len(store.ids)))
+    for rows in _blocks(num_sources, max_pairs):
+        sources = store.geometry(rows, device=device, num_points=points.shape[1]).points
+        for targets in _blocks(len(points), max(1, max_pairs // len(rows))):
+            part = chamfer_matrix(points[targets].to(device), sources)
+            result[np.ix_(targets, rows)] = part.cpu().numpy()
+            if report:
+                report(part.numel())
+    return result
+
+
+def box_chamfer(store: Any, points: Tensor, nearest: np.ndarray, *, device: str = "cpu") -> np.ndarray:
+    """(T,) chamfer of the sources `nearest` (T,) after `scale_to_box`: both boxes are those of the points seen."""
+    result = np.empty(len(points))
+    for targets in _blocks(len(points), MAX_PAIRS):
+        sources = store.geometry(nearest[targets], device=device, num_points=points.shape[1]).points
+        wanted = points[targets].to(device)
+        result[targets] = chamfer(scale_to_box(sources, wanted), wanted).cpu().numpy()
+    return result
+
+
+def fit_all_pairs(
+    model: TrainedModelLike,
+    store: Any,
+    points: Tensor,
+    *,
+    device: str = "cpu",
+    max_pairs: int = MAX_PAIRS,
+    report: Report | None = None,
+) -> PairFits:
+    """All sources of `store` deformed to all targets `points` (T, N, 3) by `model`, measured with N points.
+
+    Raises FloatingPointError where the model's parameters are not finite.
+    """
+    num_targets, num_sources = len(points), len(store.ids)
+    fits = PairFits(*(np.empty((num_targets, num_sources)) for _ in range(3)))
+    for rows in _blocks(num_sources, max_pairs):
+        block = _source_block(store, rows, points.shape[1], device)
+        for targets in _blocks(num_targets, max(1, max_pairs // len(rows))):
+            chamfers, gaps, floors = _fit_block(model, store, block, points[targets].to(device))
+            here = np.ix_(targets, rows)
+            fits.chamfer[here], fits.gap[here], fits.at_floor[here] = chamfers, gaps, floors
+            if report:
+                report(chamfers.size)
+    return fits
+
+
+@dataclass(frozen=True)
+class _Block:
+    rows: np.ndarray  # [K] the sources
+    geometry: Any  # PartGeometry of them
+    joint_parts: np.ndarray  # [K, J, 2], -1 where padded
+    joint_coordinates: np.ndarray  # [K, J, 2, 3]
+
+
+def _source_block(store: Any, rows: np.ndarray, num_points: int, device: str) -> _Block:
+    joints = padded_joints([store.record(int(row)) for row in rows])
+    return _Block(rows, store.geometry(rows, device=device, num_points=num_points), *joints)
+
+
+@torch.no_grad()
+def _fit_block(
+    model: TrainedModelLike, store: Any, block: _Block, points: Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(chamfer, gap, at_floor), each (B, K), of B targets and the K sources of a block."""
+    num_targets, num_sources = len(points), len(block.rows)
+    rows = torch.from_numpy(block.rows).expand(num_targets, -1)
+    centre, half_extent = model.deform(points, rows, store)
+    if not (torch.isfinite(centre).all() and torch.isfinite(half_extent).all()):
+        raise FloatingPointError("its deformation parameters are not finite")
+    pair = torch.arange(num_sources, device=points.device).repeat(num_targets)  # target-major, as `flatten`
+    centre, half_extent = centre.flatten(0, 1), half_extent.flatten(0, 1)
+    geometry = block.geometry.take(pair)
+    target = torch.arange(num_targets, device=points.device).repeat_interleave(num_sources)
+    chamfers = chamfer(deform(geometry, centre, half_extent), points, y_index=target)
+    source, half = pair.cpu().numpy(), half_extent.cpu().numpy()
+    gaps = metrics.joint_gap(centre.cpu().numpy(), half, block.joint_parts[source], block.joint_coordinates[source])
+    floors = metrics.share_at_floor(
+        half, geometry.half_extent.cpu().numpy(), geometry.part_mask.cpu().numpy(), MINIMUM_SCALE
+    )
+    shape = (num_targets, num_sources)
+    return chamfers.cpu().numpy().reshape(shape), gaps.reshape(shape), floors.reshape(shape)
+
+
+def padded_joints(records: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Joints of several sources as (S, J, 2) int64, -1 where padded, and (S, J, 2, 3) float64."""
+    num_joints = max((len(record.joint_parts) for record in records), default=0)
+    parts = np.full((len(records), num_joints, 2), -1, np.int64)
+    coordinates = np.zeros((len(records), num_joints, 2, 3))
+    for row, record in enumerate(records):
+        count = len(record.joint_parts)
+        parts[row, :count], coordinates[row, :count] = record.joint_parts, record.joint_coordinates
+    return parts, coordinates
+
+
+def _blocks(count: int, size: int) -> Iterator[np.ndarray]:
+    """0 ... count - 1 cut into runs of at most `size`, of nearly equal lengths."""
+    return iter(np.array_split(np.arange(count), -(-count // size)) if count else [])

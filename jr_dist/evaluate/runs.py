@@ -1,0 +1,171 @@
+"""Which runs are measured together: loaded, checked against one another, grouped by the database they retrieve from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from jr_dist.config import flatten, load_config
+from jr_dist.errors import InputError
+from jr_dist.evaluate.methods import DF, PAPERS_LETTER, R_DF, TrainedModelLike, row_name
+
+# What may differ between runs of one table without a word: it changes what a run is, or how fast it goes.
+_MAY_DIFFER = ("train.method", "train.seed", "train.num_workers", "train.device", "data.path", "data.categories")
+_MAY_DIFFER_SECTIONS = ("run", "cluster", "evaluate", "bank")
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained run and the row it fills."""
+
+    path: str
+    name: str  # its name in the tables
+    seed: int
+    categories: tuple[str, ...] | None  # None: all of the dataset
+    model: TrainedModelLike
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that fills no row, and why."""
+
+    methods: tuple[str, ...]
+    seed: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Runs that retrieve from the same sources: those of `categories`."""
+
+    categories: tuple[str, ...]
+    runs: tuple[LoadedRun, ...]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The targets and sources that one group of runs is measured on."""
+
+    scope: Scope
+    store: Any  # SourceStore of the scope's categories
+    where: np.ndarray  # [T] positions of its targets among all targets of the table
+    points: Tensor  # [T, N, 3]
+
+
+def load_runs(
+    paths: Sequence[str | Path], load: Callable[[str | Path], TrainedModelLike]
+) -> tuple[list[LoadedRun], list[Failure]]:
+    """The runs that can be measured and those that can't. Raises `InputError` where none can, or one is given twice."""
+    if not paths:
+        raise InputError("no run was given; allowed is one run directory or more; name what `jr-dist train` wrote")
+    resolved = [Path(path).resolve() for path in paths]
+    for path in paths:
+        if resolved.count(Path(path).resolve()) > 1:
+            raise InputError(f"run {path} is given more than once; allowed is once; name each run once")
+    runs, failures, errors = [], [], []
+    for path in paths:
+        try:
+            runs.append(_loaded(str(path), load(path)))
+        except InputError as error:
+            errors.append(error)
+            failures.append(failure_of(path, str(error)))
+    if not runs:
+        raise errors[0]
+    return runs, failures
+
+
+def failure_of(path: str | Path, reason: str) -> Failure:
+    """A failure under the names of the rows that the run would have filled, as far as its settings tell."""
+    try:
+        config = load_config(Path(path) / "config.yaml")
+    except InputError:
+        return Failure((f"run {path}",), None, reason)
+    return Failure(fills(row_name(config.train.method, config.retrieval.loss)), config.train.seed, reason)
+
+
+def fills(name: str) -> tuple[str, ...]:
+    """The methods that a run of this name fills rows of: DF is used by R+DF as well."""
+    return (R_DF, DF) if name == DF else (name,)
+
+
+def _loaded(path: str, model: TrainedModelLike) -> LoadedRun:
+    config = model.config
+    categories = None if config.data.categories is None else tuple(config.data.categories)
+    return LoadedRun(path, row_name(model.method, config.retrieval.loss), config.train.seed, categories, model)
+
+
+def check_same_dataset(runs: Sequence[LoadedRun], dataset_hash: str, dataset_path: str) -> None:
+    """Raises `InputError` where a run was trained on another dataset than the one that is measured."""
+    first = runs[0]
+    for run in runs[1:]:
+        if run.model.dataset_hash != first.model.dataset_hash:
+            raise InputError(
+                f"runs {first.path} and {run.path} were trained on different datasets "
+                f"({first.model.dataset_hash[:12]} and {run.model.dataset_hash[:12]}); allowed in one table is "
+                "one dataset; evaluate them apart"
+            )
+    if first.model.dataset_hash != dataset_hash:
+        raise InputError(
+            f"run {first.path} was trained on dataset {first.model.dataset_hash[:12]}, but {dataset_path} is "
+            f"{dataset_hash[:12]} now; allowed is the dataset it was trained on; restore it or train again"
+        )
+
+
+def scopes(runs: Sequence[LoadedRun], known: Sequence[str]) -> list[Scope]:
+    """Runs grouped by the categories they were trained on, in the order of `known`, the categories of the dataset.
+
+    Raises `InputError` where databases overlap without being equal (a category would then be retrieved from different
+    sources in different rows), or where two runs would fill the same row.
+    """
+    groups: dict[tuple[str, ...], list[LoadedRun]] = {}
+    for run in runs:
+        names = tuple(name for name in known if run.categories is None or name in run.categories)
+        groups.setdefault(names, []).append(run)
+    found = [Scope(names, tuple(group)) for names, group in groups.items()]
+    for i, first in enumerate(found):
+        for second in found[i + 1 :]:
+            if shared := sorted(set(first.categories) & set(second.categories)):
+                raise InputError(
+                    f"runs {first.runs[0].path} and {second.runs[0].path} retrieve {', '.join(shared)} from different "
+                    f"databases ({', '.join(first.categories)} and {', '.join(second.categories)}); allowed in one "
+                    "table is one database a category; evaluate them apart"
+                )
+        _check_rows(first)
+    return sorted(found, key=lambda scope: known.index(scope.categories[0]))
+
+
+def _check_rows(scope: Scope) -> None:
+    rows: dict[tuple[str, int], LoadedRun] = {}
+    for run in scope.runs:
+        other = rows.setdefault((run.name, run.seed), run)
+        if other is not run:
+            raise InputError(
+                f"runs {other.path} and {run.path} are both {run.name} with seed {run.seed} on "
+                f"{', '.join(scope.categories)}; allowed is one run a method, seed and category; evaluate them "
+                "apart or train with another train.seed"
+            )
+
+
+def differing_settings(runs: Sequence[LoadedRun]) -> list[str]:
+    """Settings in which the runs of one table differ although it should compare methods alone, a line each.
+
+    The paper's letter differs on purpose and is left out.
+    """
+    compared = [run for run in runs if run.name != PAPERS_LETTER]
+    trees: list[dict[str, Any]] = [flatten(run.model.config) for run in compared]
+    lines = []
+    for name in trees[0] if trees else ():
+        if name in _MAY_DIFFER or name.split(".")[0] in _MAY_DIFFER_SECTIONS:
+            continue
+        values: dict[str, list[str]] = {}
+        for run, tree in zip(compared, trees, strict=True):
+            values.setdefault(str(tree[name]), []).append(f"{run.name} (seed {run.seed})")
+        if len(values) > 1:
+            shown = "; ".join(f"{value} for {', '.join(names)}" for value, names in values.items())
+            lines.append(f"the runs differ in {name}: {shown}")
+    return lines
