@@ -20,9 +20,7 @@ from jr_dist.config_file import Known, invalid_value, read_tree, unknown_setting
 
 def _split_commas(value: Any) -> Any:
     # On the command line a list is `chair,table`; in a YAML file it is a list.
-    return (
-        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-    )
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def _none_from_word(value: Any) -> Any:
@@ -90,9 +88,7 @@ class RetrievalConfig(Section):
         gt=0,
         description="sigma_0 of Eq. 1: P_R = softmax(-d^2 / sigma0^2). The paper: 100; its code: 10",
     )
-    num_candidates: int = Field(
-        default=10, ge=1, description="K, the sources drawn for a target at each step"
-    )
+    num_candidates: int = Field(default=10, ge=1, description="K, the sources drawn for a target at each step")
     source_embedding: Literal["encoder", "code"] = Field(
         default="encoder",
         description="a source's place in the retrieval space: encoded from its points, or a learned code",
@@ -144,27 +140,19 @@ class TrainConfig(Section):
     weight_decay: float = Field(
         default=0.0, ge=0, description="weight decay; a code decays when it is touched. The paper: 5e-4"
     )
-    momentum: float = Field(
-        default=0.9, ge=0, lt=1, description="momentum of sgd; adam has its own and ignores this"
-    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd; adam has its own and ignores this")
     warmup_epochs: int = Field(
         default=10, ge=0, description="first epochs whose candidates are drawn uniformly; part of epochs"
     )
-    num_workers: int = Field(
-        default=1, ge=0, description="workers of Ray Train; 0 = in this process, without Ray"
-    )
+    num_workers: int = Field(default=1, ge=0, description="workers of Ray Train; 0 = in this process, without Ray")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto = cuda where there is one, else cpu"
     )
-    seed: int = Field(
-        default=0, ge=0, lt=2**31, description="seed of all that is random: weights, order, candidates"
-    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="seed of all that is random: weights, order, candidates")
     validate_every: int = Field(
         default=5, ge=1, description="epochs between two validations; the weights of the best are kept"
     )
-    checkpoint_every: int = Field(
-        default=5, ge=1, description="epochs between two checkpoints to resume from"
-    )
+    checkpoint_every: int = Field(default=5, ge=1, description="epochs between two checkpoints to resume from")
 
 
 class BankConfig(Section):
@@ -190,9 +178,7 @@ class RunConfig(Section):
 class EvaluateConfig(Section):
     """How a trained run is measured."""
 
-    split: Literal["train", "val", "test"] = Field(
-        default="test", description="split of the dataset that is measured"
-    )
+    split: Literal["train", "val", "test"] = Field(default="test", description="split of the dataset that is measured")
     num_points: int = Field(default=2048, ge=32, description="points of a shape in the chamfer reported")
 
 
@@ -209,9 +195,7 @@ class ClusterConfig(Section):
     object_store_mb: int = Field(
         default=512, ge=100, description="MB of shared memory, at most, for a cluster started here"
     )
-    timeout: float = Field(
-        default=120.0, gt=0, description="seconds to wait for a cluster that has an address"
-    )
+    timeout: float = Field(default=120.0, gt=0, description="seconds to wait for a cluster that has an address")
 
 
 class Config(Section):
@@ -255,13 +239,18 @@ def _disagreement(message: str) -> PydanticCustomError:
     return PydanticCustomError("settings_disagree", "{message}", {"message": message})
 
 
-def known_settings() -> Known:
-    """Every section and its keys, in the order of this file."""
+def sections() -> dict[str, type[Section]]:
+    """The class of each section, in the order of this file."""
     return {
-        section: tuple(field.annotation.model_fields)
+        section: field.annotation
         for section, field in Config.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
     }
+
+
+def known_settings() -> Known:
+    """Every section and its keys."""
+    return {section: tuple(model.model_fields) for section, model in sections().items()}
 
 
 def flatten(config: Config) -> dict[str, Any]:
