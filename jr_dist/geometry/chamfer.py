@@ -1,18 +1,22 @@
-"""The one chamfer distance: squared, mean over points, both directions added (the paper's L_fit, unscaled)."""
+"""The one chamfer distance: squared, mean over points, both directions added (the paper's L_fit, not scaled).
+
+On the CPU it is exact and pruned (nearest.py), elsewhere brute force (brute_force.py), which is also the check. The
+gradient needs only who is nearest to whom, so it is made together with the value.
+"""
 
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Float32, Int32, Int64, Integer
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from jr_dist.errors import InputError
+from jr_dist.geometry import nearest
+from jr_dist.geometry.brute_force import nearest_by_comparison, pairs_by_comparison
 
 Backend = Literal["auto", "numba", "torch"]
-
-#: the plain torch form holds at most this many distances at a time (32 MiB a buffer)
-CHUNK_DISTANCES = 8 * 1024 * 1024
 
 
 def chamfer(
@@ -20,13 +24,23 @@ def chamfer(
     y: Float[Tensor, "B N2 3"],
     *,
     y_index: Integer[Tensor, " M"] | None = None,
+    x_order: Int32[Tensor, "M N"] | None = None,
+    y_order: Int32[Tensor, "B N2"] | None = None,
     backend: Backend = "auto",
 ) -> Float[Tensor, " M"]:
-    """Squared chamfer distance of M pairs of clouds: mean_x min_y |x - y|^2 + mean_y min_x |x - y|^2.
+    """Squared chamfer of M pairs of clouds: mean_x min_y |x - y|^2 + mean_y min_x |x - y|^2, in squared units.
 
-    Pair m is (x[m], y[m]), or (x[m], y[y_index[m]]) so that a target need not be repeated for its K candidates.
+    Pair m is (x[m], y[m]), or (x[m], y[y_index[m]]): a target need not be repeated for its K candidates. Orders, from
+    `spatial_order` of the same clouds before they were deformed, save the sorting; they never change the answer.
+    Differentiable once in x and y. The numba backend takes float32 on the CPU and uses torch.get_num_threads()
+    threads; "auto" takes it where it can and torch elsewhere.
+
+    Raises:
+        InputError: an empty cloud, a coordinate that isn't finite, numbers of clouds that don't match, or a backend
+            that can't take these tensors. (On a GPU NaN is not looked for, which would wait for the device: it shows
+            as a loss of NaN.)
     """
-    return _Chamfer.apply(*_checked(x, y, y_index), backend, True)
+    return _evaluate(x, y, y_index, x_order, y_order, backend, two_sided=True)
 
 
 def one_sided(
@@ -34,10 +48,12 @@ def one_sided(
     y: Float[Tensor, "B N2 3"],
     *,
     y_index: Integer[Tensor, " M"] | None = None,
+    x_order: Int32[Tensor, "M N"] | None = None,
+    y_order: Int32[Tensor, "B N2"] | None = None,
     backend: Backend = "auto",
 ) -> Float[Tensor, " M"]:
-    """The half of `chamfer` that looks from x to y: mean_x min_y |x - y|^2."""
-    return _Chamfer.apply(*_checked(x, y, y_index), backend, False)
+    """The half of `chamfer` that looks from x to y: mean_x min_y |x - y|^2. Arguments and errors as there."""
+    return _evaluate(x, y, y_index, x_order, y_order, backend, two_sided=False)
 
 
 def nearest_neighbours(
@@ -46,91 +62,146 @@ def nearest_neighbours(
     *,
     y_index: Integer[Tensor, " M"] | None = None,
     backend: Backend = "auto",
-) -> tuple[Float[Tensor, "M N"], Integer[Tensor, "M N"]]:
-    """Squared distance from each point of x to its nearest point of y, and that point's index. No gradient."""
-    x, y, rows = _checked(x.detach(), y.detach(), y_index)
-    return _nearest_torch(x, y, rows)
+) -> tuple[Float[Tensor, "M N"], Int64[Tensor, "M N"]]:
+    """Squared distance from each point of x to the nearest of y, and that one's index; no gradient.
+
+    Among equally near points any may be named, the same one every time. Errors as for `chamfer`.
+    """
+    x, y = x.detach(), y.detach()
+    rows = _rows(x, y, y_index)
+    if choose_backend(backend, x, y) == "torch":
+        _refuse_not_finite(x, y)
+        return nearest_by_comparison(x, y, rows)
+    distances, indices = nearest.neighbours(as_array(x), as_array(y), rows.numpy(), num_threads=torch.get_num_threads())
+    return torch.from_numpy(distances), torch.from_numpy(indices)
 
 
 def chamfer_matrix(
     x: Float[Tensor, "A N 3"], y: Float[Tensor, "B N2 3"], *, backend: Backend = "auto"
 ) -> Float[Tensor, "A B"]:
-    """Chamfer of every cloud of x with every cloud of y. No gradient."""
-    with torch.no_grad():
-        columns = torch.arange(len(y), device=x.device)
-        rows = [chamfer(cloud.expand(len(y), -1, -1), y, y_index=columns, backend=backend) for cloud in x]
-    return torch.stack(rows) if rows else x.new_zeros((0, len(y)))
+    """Chamfer of each cloud of x with each of y; no gradient. Errors as for `chamfer`."""
+    x, y = x.detach(), y.detach()
+    _refuse_empty(x, y)
+    if choose_backend(backend, x, y) == "numba":
+        value = nearest.matrix(as_array(x), as_array(y), num_threads=torch.get_num_threads())
+        return torch.from_numpy(value)
+    columns = torch.arange(len(y), device=x.device)
+    value = x.new_empty((len(x), len(y)))
+    for row in range(len(x)):
+        value[row] = chamfer(x[row].expand(len(y), -1, -1), y, y_index=columns, backend="torch")
+    return value
+
+
+def spatial_order(points: Float32[Tensor, "M N 3"]) -> Int32[Tensor, "M N"]:
+    """An order in which neighbours in space are neighbours in memory (CPU tensors), for `chamfer`'s `x_order`.
+
+    Moving or scaling parts keeps most neighbours together, so a source's order serves all its deformations.
+    """
+    _refuse_empty(points, points)
+    return torch.from_numpy(nearest.spatial_order(as_array(points), num_threads=torch.get_num_threads()))
 
 
 class _Chamfer(torch.autograd.Function):
-    """Value and gradient from neighbour indices alone: gather, difference, scatter."""
+    """Keeps the gradient of each pair; going backward only scales it and adds up the pairs that share a y."""
 
     @staticmethod
-    def forward(ctx, x, y, rows, backend, two_sided):  # noqa: D102
-        value, gradient_x, gradient_y = _chamfer_torch(x, y, rows, two_sided)
-        ctx.save_for_backward(gradient_x, gradient_y, rows)
+    def forward(ctx, x, y, rows, x_order, y_order, backend, two_sided, wanted):
+        if backend == "torch":
+            value, gradient_x, gradient_y = pairs_by_comparison(x, y, rows, two_sided=two_sided)
+        else:
+            arrays = nearest.pairs(
+                as_array(x),
+                as_array(y),
+                rows.numpy(),
+                as_order(x_order, x),
+                as_order(y_order, y),
+                two_sided=two_sided,
+                gradients=wanted,
+                num_threads=torch.get_num_threads(),
+            )
+            value, gradient_x, gradient_y = map(torch.from_numpy, arrays)
+        ctx.save_for_backward(rows, *(g if w else None for g, w in zip((gradient_x, gradient_y), wanted, strict=True)))
         ctx.num_y = len(y)
         return value
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):  # noqa: D102
-        gradient_x, gradient_y, rows = ctx.saved_tensors
+    def backward(ctx, grad):
+        rows, gradient_x, gradient_y = ctx.saved_tensors
         scale = grad[:, None, None]
         to_x = gradient_x * scale if ctx.needs_input_grad[0] else None
         to_y = None
         if ctx.needs_input_grad[1]:
-            to_y = gradient_y.new_zeros((ctx.num_y, *gradient_y.shape[1:])).index_add_(
-                0, rows, gradient_y * scale
-            )
-        return to_x, to_y, None, None, None
+            to_y = gradient_y.new_zeros((ctx.num_y, *gradient_y.shape[1:]))
+            to_y.index_put_((rows,), gradient_y * scale, accumulate=True)
+        return to_x, to_y, None, None, None, None, None, None
 
 
-def _chamfer_torch(x, y, rows, two_sided):
-    distance, index = _nearest_torch(x, y, rows)
-    value = distance.mean(1)
-    paired = y[rows]
-    gather = index[..., None].expand(-1, -1, 3)
-    step = (x - paired.gather(1, gather)) * (2 / x.shape[1])
-    gradient_x, gradient_y = step.clone(), torch.zeros_like(paired).scatter_add_(1, gather, -step)
-    if two_sided:
-        distance, index = _nearest_torch(paired, x, torch.arange(len(x), device=x.device))
-        value = value + distance.mean(1)
-        gather = index[..., None].expand(-1, -1, 3)
-        step = (paired - x.gather(1, gather)) * (2 / paired.shape[1])
-        gradient_y += step
-        gradient_x.scatter_add_(1, gather, -step)
-    return value, gradient_x, gradient_y
+def _evaluate(x, y, y_index, x_order, y_order, backend, *, two_sided):
+    rows = _rows(x, y, y_index)
+    backend = choose_backend(backend, x, y)
+    if backend == "torch":
+        _refuse_not_finite(x, y)
+    wanted = tuple(torch.is_grad_enabled() and cloud.requires_grad for cloud in (x, y))
+    return _Chamfer.apply(x, y, rows, x_order, y_order, backend, two_sided, wanted)
 
 
-def _nearest_torch(x, y, rows):
-    """Brute force in the difference form (|x|^2 - 2xy + |y|^2 flips neighbours in float32), in bounded memory."""
-    distance = x.new_empty(x.shape[:2])
-    index = torch.empty(x.shape[:2], dtype=torch.int64, device=x.device)
-    queries = max(1, min(x.shape[1], CHUNK_DISTANCES // y.shape[1]))
-    for m in range(len(x)):
-        tree = y[rows[m]]
-        for start in range(0, x.shape[1], queries):
-            part = x[m, start : start + queries]
-            squared = (part[:, None, 0] - tree[None, :, 0]).square_()
-            for axis in (1, 2):
-                squared += (part[:, None, axis] - tree[None, :, axis]).square_()
-            distance[m, start : start + queries], index[m, start : start + queries] = squared.min(1)
-    return distance, index
+def choose_backend(backend: str, *clouds: Tensor) -> str:
+    """ "numba" or "torch"; raises InputError for a backend that does not exist or cannot take these tensors."""
+    fits = all(cloud.device.type == "cpu" and cloud.dtype == torch.float32 for cloud in clouds)
+    if backend == "auto":
+        return "numba" if fits else "torch"
+    if backend == "numba" and not fits:
+        found = ", ".join(f"{cloud.dtype} on {cloud.device}" for cloud in clouds)
+        raise InputError(f"chamfer: backend numba takes float32 on the CPU, got {found}; use auto or torch")
+    if backend not in ("numba", "torch"):
+        raise InputError(f"chamfer: backend {backend!r} is not known; auto, numba and torch are")
+    return backend
 
 
-def _checked(x, y, y_index):
-    """The clouds and one row of y a pair; raises InputError for empty or non-finite clouds."""
-    for name, cloud in (("x", x), ("y", y)):
-        if cloud.ndim != 3 or cloud.shape[-1] != 3 or cloud.shape[1] == 0:
-            raise InputError(
-                f"chamfer: {name} has shape {tuple(cloud.shape)}; [clouds, points >= 1, 3] is allowed"
-            )
-        if not cloud.is_cuda and not torch.isfinite(cloud).all():
-            raise InputError(f"chamfer: {name} holds NaN or infinite coordinates; remove those points first")
+def as_array(cloud: Tensor) -> np.ndarray:
+    """The tensor's own memory where it is contiguous."""
+    return cloud.detach().contiguous().numpy()
+
+
+def as_order(order: Tensor | None, cloud: Tensor) -> np.ndarray:
+    """An order as the kernels take it: [0, 0] for none. They do not check bounds, so it is done here."""
+    if order is None:
+        return np.empty((0, 0), np.int32)
+    assert order.shape == cloud.shape[:2] and order.dtype == torch.int32, "an order is [clouds, points] int32"
+    if order.numel():
+        low, high = (int(bound) for bound in torch.aminmax(order))
+        assert low >= 0 and high < cloud.shape[1], "an order is a permutation of the points"
+    return order.contiguous().numpy()
+
+
+def _rows(x, y, y_index):
+    """The row of y that each cloud of x meets."""
+    _refuse_empty(x, y)
     if y_index is None:
         if len(x) != len(y):
             raise InputError(f"chamfer: {len(x)} clouds against {len(y)}; give as many, or y_index")
-        y_index = torch.arange(len(x), device=x.device)
-    assert y_index.shape == (len(x),), "y_index is one row of y a cloud of x"
-    return x, y, y_index
+        return torch.arange(len(x), device=x.device)
+    assert y_index.shape == (len(x),), "y_index holds a row of y for each cloud of x"
+    if y_index.device.type == "cpu" and len(y_index):
+        low, high = (int(bound) for bound in torch.aminmax(y_index))
+        assert low >= 0 and high < len(y), "y_index is a row of y"
+    return y_index.to(torch.int64)
+
+
+def _refuse_empty(x, y):
+    for name, cloud in (("x", x), ("y", y)):
+        if cloud.ndim != 3 or cloud.shape[-1] != 3 or cloud.shape[1] == 0:
+            raise InputError(
+                f"chamfer: {name} has the shape {tuple(cloud.shape)}; [clouds, points, 3] with at least one point is "
+                "allowed"
+            )
+
+
+def _refuse_not_finite(x, y):
+    for name, cloud in (("x", x), ("y", y)):
+        if cloud.device.type == "cpu" and not torch.isfinite(cloud).all():
+            raise InputError(
+                f"chamfer: {name} has a coordinate that is NaN or infinite; finite points are allowed, so look "
+                "where they come from"
+            )

@@ -1,17 +1,51 @@
-"""The symmetry loss: how far a shape is from its mirror image in the plane x = 0 (paper, section 3)."""
+"""The symmetry loss: the chamfer between a shape and its mirror image in the plane x = 0 (paper, section 3)."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from jr_dist.geometry.chamfer import Backend, one_sided
+from jr_dist.geometry import nearest
+from jr_dist.geometry.chamfer import Backend, as_array, as_order, choose_backend, one_sided
 
 
-def mirror(points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+def mirror(points: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
     """The mirror image in x = 0."""
     return points * torch.tensor([-1.0, 1.0, 1.0], dtype=points.dtype, device=points.device)
 
 
-def symmetry_loss(points: Float[Tensor, "M N 3"], *, backend: Backend = "auto") -> Float[Tensor, " M"]:
-    """chamfer(X, mirror X). Mirroring swaps the two directions, so they are equal: one is computed and doubled."""
-    return 2 * one_sided(points, mirror(points), backend=backend)
+def symmetry_loss(
+    points: Float[Tensor, "M N 3"],
+    *,
+    order: Int32[Tensor, "M N"] | None = None,
+    backend: Backend = "auto",
+) -> Float[Tensor, " M"]:
+    """chamfer(X, mirror X), in squared units.
+
+    Mirroring swaps the two directions, so they are equal: one is computed and doubled. `order`, backends and errors
+    are those of `jr_dist.geometry.chamfer.chamfer`.
+    """
+    if points.shape[-2:-1] == (0,) or choose_backend(backend, points) == "torch":
+        return 2 * one_sided(points, mirror(points), backend=backend)
+    return _Symmetry.apply(points, order, torch.is_grad_enabled() and points.requires_grad)
+
+
+class _Symmetry(torch.autograd.Function):
+    """The mirrored cloud's leaves are the cloud's own, mirrored: one sort and one search in all."""
+
+    @staticmethod
+    def forward(ctx, points, order, wanted):
+        value, gradient = nearest.mirror_pairs(
+            as_array(points),
+            as_order(order, points),
+            gradient=wanted,
+            num_threads=torch.get_num_threads(),
+        )
+        ctx.save_for_backward(torch.from_numpy(gradient) if wanted else None)
+        return torch.from_numpy(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad[:, None, None], None, None
