@@ -27,9 +27,7 @@ def box_surface(centre, half_extent, num_points, rng):
     corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=float)
     q = rng.uniform(-1, 1, (num_points, 3))
     area = np.roll(half_extent, 1) * np.roll(half_extent, -1) + 1e-9
-    q[np.arange(num_points), rng.choice(3, num_points, p=area / area.sum())] = rng.choice(
-        [-1.0, 1.0], num_points
-    )
+    q[np.arange(num_points), rng.choice(3, num_points, p=area / area.sum())] = rng.choice([-1.0, 1.0], num_points)
     q[:8] = corners[: min(8, num_points)]
     return centre + half_extent * q
 
@@ -48,7 +46,7 @@ def touching_boxes(num_parts, rng, *, thin=False):
     return centre, half_extent
 
 
-def box_source(num_parts, rng, *, num_points=400, thin=False, tolerance=0.05):
+def box_source(num_parts, rng, *, num_points=400, thin=False, tolerance=0.05, agree_within=None):
     """A `BoxSource` with `num_points` samples a part."""
     centres, extents = touching_boxes(num_parts, rng, thin=thin)
     points = np.concatenate([box_surface(c, s, num_points, rng) for c, s in zip(centres, extents)])
@@ -56,7 +54,7 @@ def box_source(num_parts, rng, *, num_points=400, thin=False, tolerance=0.05):
     order = rng.permutation(len(points))
     points, part_index = points[order], part_index[order]
     centre, half_extent = part_boxes(points, part_index, num_parts)
-    joints = find_joints(points, part_index, centre, half_extent, tolerance=tolerance)
+    joints = find_joints(points, part_index, centre, half_extent, tolerance=tolerance, agree_within=agree_within)
     return BoxSource(points, part_index, centre, half_extent, joints)
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from jr_dist.geometry.boxes import part_boxes
 from jr_dist.geometry.joints import KEY_POINTS, Joints, find_joints, joint_gaps, num_connected_components
+from jr_dist.geometry.projection import null_space_dimensions
 
 SEEDS = st.integers(0, 2**31)
 
@@ -44,10 +45,8 @@ def test_there_are_26_key_points():
 @settings(max_examples=25, deadline=None)
 def test_joints_are_those_of_the_definition(seed, tolerance, thin):
     rng = np.random.default_rng(seed)
-    source = box_source(5, rng, num_points=120, thin=thin, tolerance=tolerance)
-    expected = _by_the_definition(
-        source.points, source.part_index, source.centre, source.half_extent, tolerance
-    )
+    source = box_source(5, rng, num_points=120, thin=thin, tolerance=tolerance, agree_within=0.0)
+    expected = _by_the_definition(source.points, source.part_index, source.centre, source.half_extent, tolerance)
     assert [tuple(pair) for pair in source.joints.parts] == sorted(expected)
     if expected:
         np.testing.assert_allclose(
@@ -82,14 +81,10 @@ def test_permuted_parts_give_the_same_joints(seed):
     source = box_source(6, rng, num_points=150)
     order = rng.permutation(6)
     where = np.argsort(order)
-    joints = find_joints(
-        source.points, where[source.part_index], source.centre[order], source.half_extent[order]
-    )
+    joints = find_joints(source.points, where[source.part_index], source.centre[order], source.half_extent[order])
     before = {
         frozenset(pair.tolist()): position
-        for pair, position in zip(
-            source.joints.parts, _positions(source.joints, source.centre, source.half_extent)
-        )
+        for pair, position in zip(source.joints.parts, _positions(source.joints, source.centre, source.half_extent))
     }
     positions = _positions(joints, source.centre[order], source.half_extent[order])
     after = {frozenset(order[pair].tolist()): position for pair, position in zip(joints.parts, positions)}
@@ -133,6 +128,49 @@ def test_a_part_without_samples_has_no_joint():
     kept = source.part_index != 1
     joints = find_joints(source.points[kept], source.part_index[kept], source.centre, source.half_extent)
     assert not (joints.parts == 1).any()
+
+
+@given(SEEDS, st.floats(0.05, 0.3))
+@settings(max_examples=25, deadline=None)
+def test_joints_agree_only_with_neighbours_and_move_less_than_allowed(seed, within):
+    def source(agree_within):
+        return box_source(7, np.random.default_rng(seed), num_points=150, tolerance=0.1, agree_within=agree_within)
+
+    apart, agreed = source(0.0), source(within)
+    np.testing.assert_array_equal(apart.joints.parts, agreed.joints.parts)
+    before, after = (_positions(s.joints, s.centre, s.half_extent) for s in (apart, agreed))
+    assert np.abs(after - before).max(initial=0.0) < within
+    parts = agreed.joints.parts
+    for axis in range(3):
+        for value in np.unique(after[:, axis].round(9)):
+            group = np.flatnonzero(after[:, axis].round(9) == value)
+            np.testing.assert_allclose(before[group, axis].mean(), value, atol=1e-8)
+            assert np.ptp(before[group, axis]) < within
+            _, label = np.unique(parts[group], return_inverse=True)
+            chain = Joints(label.reshape(-1, 2), np.zeros((len(group), 2, 3)))
+            assert num_connected_components(chain, int(label.max()) + 1) == 1
+    args = [(s.joints.parts, s.joints.coordinates, 7) for s in (apart, agreed)]
+    assert (null_space_dimensions(*args[1]) >= null_space_dimensions(*args[0])).all()
+
+
+def test_three_parts_that_meet_at_a_corner_are_not_made_rigid():
+    # A top, a leg and an apron below it, as in a table: each touches both others near one corner.
+    rng = np.random.default_rng(3)
+    boxes = [
+        ([0.0, 0.52, 0.0], [0.5, 0.02, 0.3]),
+        ([0.46, 0.25, 0.26], [0.03, 0.25, 0.03]),
+        ([0.2, 0.45, 0.26], [0.23, 0.05, 0.01]),
+    ]
+    points = np.concatenate([box_surface(np.array(c), np.array(s), 2000, rng) for c, s in boxes])
+    part_index = np.repeat([0, 1, 2], 2000)
+    centre, half_extent = part_boxes(points, part_index, 3)
+    freedom = [
+        null_space_dimensions(joints.parts, joints.coordinates, 3)
+        for joints in (
+            find_joints(points, part_index, centre, half_extent, agree_within=within) for within in (0.0, None)
+        )
+    ]
+    assert freedom[0].sum() == 9 and freedom[1].sum() > 9
 
 
 def test_components_of_the_joint_graph():

@@ -1,4 +1,4 @@
-"""Compiled loops behind `joints`: which parts come near each other, and the samples nearest to key-points.
+"""Compiled loops behind `joints`: which parts come near, samples nearest to key-points, joints that agree.
 
 Samples are sorted by part; `starts` [P + 1] says where the samples of each part begin.
 """
@@ -22,9 +22,7 @@ def touching_parts(points, starts, tolerance):
     count = 0
     for i in range(num_parts):
         for j in range(i + 1, num_parts):
-            if _any_near(
-                points, starts[i], starts[i + 1], starts[j], starts[j + 1], low, high, i, j, tolerance
-            ):
+            if _any_near(points, starts[i], starts[i + 1], starts[j], starts[j + 1], low, high, i, j, tolerance):
                 pairs[count, 0], pairs[count, 1] = i, j
                 count += 1
     return pairs[:count]
@@ -76,3 +74,36 @@ def snap(points, starts, key_points):
                     best = squared
                     snapped[part, k] = points[n]
     return snapped
+
+
+@njit(cache=True)
+def agreed_coordinates(values, parts, num_parts, tolerance):
+    """One coordinate of each joint [J], averaged over groups that hang together by parts and span < tolerance.
+
+    Groups grow by the union of least span (complete linkage), so that no coordinate moves by the tolerance.
+    """
+    num_joints = len(values)
+    low, high, total = values.copy(), values.copy(), values.copy()
+    size = np.ones(num_joints)
+    group = np.arange(num_joints)
+    member = np.zeros((num_joints, num_parts), dtype=np.bool_)
+    for joint in range(num_joints):
+        member[joint, parts[joint, 0]] = True
+        member[joint, parts[joint, 1]] = True
+    while True:
+        least, into, out = tolerance, -1, -1
+        for a in range(num_joints):
+            for b in range(a + 1, num_joints):
+                if size[a] > 0 and size[b] > 0:
+                    span = max(high[a], high[b]) - min(low[a], low[b])
+                    if span < least and (member[a] & member[b]).any():
+                        least, into, out = span, a, b
+        if into < 0:
+            break
+        low[into], high[into] = min(low[into], low[out]), max(high[into], high[out])
+        total[into] += total[out]
+        size[into] += size[out]
+        size[out] = 0.0
+        member[into] |= member[out]
+        group[group == out] = into
+    return total[group] / size[group]
