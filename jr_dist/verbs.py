@@ -31,12 +31,12 @@ class Verb:
 def _synthesize_arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
     from jr_dist.cli_arguments import names, whole_number
 
-    parser.add_argument("out", metavar="OUT", type=Path, help="directory for the dataset; new or empty")
+    parser.add_argument("out", metavar="OUT", help="directory for the dataset, new or empty")
     parser.add_argument("--num-sources", metavar="S", type=whole_number(1), default=60, help="source models [60]")
     parser.add_argument(
         "--num-targets",
         metavar="T",
-        type=whole_number(10),
+        type=whole_number(1),
         default=600,
         help="targets of all splits together, 80/10/10 [600]",
     )
@@ -57,23 +57,26 @@ def _synthesize_arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
 
 def _synthesize(arguments: Namespace) -> None:
     from jr_dist.data.synthesize.generate import synthesize
+    from jr_dist.progress import progress
 
     what = (
         f"{arguments.num_sources} sources and {arguments.num_targets} targets "
         f"({', '.join(arguments.categories)}), {arguments.num_points} points each, seed {arguments.seed}"
     )
     if arguments.dry_run:
-        _check_new(arguments.out)
+        _check_new(Path(arguments.out))
         print(f"would write {what} to {arguments.out}")
         return
-    synthesize(
-        arguments.out,
-        num_sources=arguments.num_sources,
-        num_targets=arguments.num_targets,
-        categories=arguments.categories,
-        seed=arguments.seed,
-        num_points=arguments.num_points,
-    )
+    with progress("synthesize", arguments.num_sources + arguments.num_targets, unit="shape") as state:
+        synthesize(
+            arguments.out,
+            num_sources=arguments.num_sources,
+            num_targets=arguments.num_targets,
+            categories=arguments.categories,
+            seed=arguments.seed,
+            num_points=arguments.num_points,
+            progress=state,
+        )
     print(f"wrote {what} to {arguments.out}")
 
 

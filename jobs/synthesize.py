@@ -1,0 +1,16 @@
+"""Make a dataset of procedural furniture: what `jr-dist synthesize` does, as a job of a Ray cluster.
+
+    python jobs/synthesize.py data/quickstart --num-sources 60 --num-targets 600
+    python jobs/synthesize.py data/quickstart --num-sources 60 --num-targets 600 --dry-run
+    ray job submit --working-dir . -- python jobs/synthesize.py /shared/quickstart --num-sources 60 --num-targets 600
+
+On a cluster, OUT must lie where every node can read it: a shared file system, or an s3:// or gs:// address.
+It needs one processor, wherever Ray puts it.
+"""
+
+import sys
+
+from jr_dist.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["synthesize", *sys.argv[1:]]))

@@ -1,0 +1,110 @@
+"""The whole story on procedural furniture: a dataset, the three methods, the comparison, and scans fitted.
+
+python -m jr_dist.quickstart [--data data/quickstart] [--runs runs/quickstart] [--section.key value ...]
+
+`make quickstart` runs it. What an earlier call finished is kept: a dataset of the same numbers, trained runs.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from jr_dist.cli import guarded
+from jr_dist.cli_arguments import Parser, add_settings, given_settings, whole_number
+from jr_dist.config import load_config, sections
+from jr_dist.errors import InputError
+from jr_dist.progress import duration, progress
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = ROOT / "configs" / "quickstart.yaml"
+METHODS = ("ours", "uniform", "df")
+CATEGORIES = ["cabinet", "chair", "table"]
+
+
+def quickstart(arguments: Namespace) -> None:
+    """Synthesize, train `METHODS` in one Ray session, evaluate them, fit a few targets; print where things are."""
+    from jr_dist.cluster import connect
+    from jr_dist.evaluate.markdown import to_markdown
+    from jr_dist.evaluate.protocol import evaluate
+    from jr_dist.serve.fit import fit
+    from jr_dist.train.trainer import train
+
+    settings = given_settings(arguments)
+    runs = {method: arguments.runs / method for method in METHODS}
+    configs = {
+        method: load_config(
+            SETTINGS,
+            {**settings, "data.path": str(arguments.data), "run.path": str(path), "train.method": method},
+        )
+        for method, path in runs.items()
+    }
+    with _stage("synthesize"):
+        _dataset(arguments)
+    with connect(configs["ours"].cluster):
+        for config in configs.values():
+            with _stage(f"train {config.train.method}"):
+                train(config)
+    chosen = configs["ours"].evaluate
+    report = arguments.runs / "evaluation"
+    with _stage("evaluate"):
+        tables = evaluate(list(runs.values()), split=chosen.split, num_points=chosen.num_points, out=report)
+    with _stage("fit"):
+        results = fit(runs["ours"], [arguments.data / "scans"], out=arguments.runs / "fit", top_k=3, pictures=True)
+    print(to_markdown(tables))
+    print(f"report: {report / 'report.html'}")
+    print("fitted: " + " ".join(str(result.path / result.candidates[0].glb) for result in results))
+
+
+def _dataset(arguments: Namespace) -> None:
+    from jr_dist.data.dataset import open_dataset
+    from jr_dist.data.synthesize.generate import synthesize
+
+    numbers = {
+        "num_sources": arguments.num_sources,
+        "num_targets": arguments.num_targets,
+        "categories": CATEGORIES,
+        "seed": arguments.seed,
+        "num_points": 2048,
+    }
+    if not (arguments.data / "manifest.json").is_file():
+        with progress("synthesize", arguments.num_sources + arguments.num_targets, unit="shape") as state:
+            synthesize(arguments.data, **numbers, progress=state)
+        return
+    how = open_dataset(arguments.data).manifest.how
+    other = [f"{name} {how.get(name)}" for name, value in numbers.items() if how.get(name) != value]
+    if other:
+        raise InputError(
+            f"dataset {arguments.data} was made with {', '.join(other)}; allowed is what this call asks for; remove it "
+            "or name another with --data"
+        )
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[None]:
+    print(f"== {name}", flush=True)
+    start = time.perf_counter()
+    yield
+    print(f"== {name}: {duration(time.perf_counter() - start)}", flush=True)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = Parser(prog="python -m jr_dist.quickstart", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("data/quickstart"), help="the dataset [data/quickstart]")
+    parser.add_argument("--runs", type=Path, default=Path("runs/quickstart"), help="the runs [runs/quickstart]")
+    parser.add_argument("--num-sources", type=whole_number(3), default=60, help="source models [60]")
+    parser.add_argument("--num-targets", type=whole_number(30), default=900, help="targets of all splits [900]")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of the dataset [0]")
+    for section, model in sections().items():
+        add_settings(parser, section, model, {})
+    words = sys.argv[1:] if words is None else words
+    return guarded("quickstart", lambda: quickstart(parser.parse(words)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
