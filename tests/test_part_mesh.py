@@ -28,6 +28,12 @@ from jr_dist.data.part_mesh import (
 from jr_dist.errors import InputError
 
 
+def normals_of(piece: trimesh.Trimesh) -> np.ndarray:
+    normals = given_normals(piece)
+    assert normals is not None
+    return normals
+
+
 def picture(seed: int, kind: str | None = None) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
@@ -49,9 +55,7 @@ def textured_box(extents, centre, image: Image.Image | None = None) -> trimesh.T
         metallicFactor=0.0,
         roughnessFactor=0.25,
     )
-    return trimesh.Trimesh(
-        box.vertices, box.faces, visual=TextureVisuals(uv=uv, material=material), process=False
-    )
+    return trimesh.Trimesh(box.vertices, box.faces, visual=TextureVisuals(uv=uv, material=material), process=False)
 
 
 def plain_box(extents, centre) -> trimesh.Trimesh:
@@ -81,9 +85,7 @@ def test_round_trip_keeps_texture_uv_and_material():
     before, after = mesh.pieces[0][0].visual, from_glb(to_glb(mesh)).pieces[0][0].visual
     np.testing.assert_allclose(after.uv, before.uv, atol=1e-6)
     material = after.material
-    np.testing.assert_array_equal(
-        np.asarray(material.baseColorTexture), np.asarray(before.material.baseColorTexture)
-    )
+    np.testing.assert_array_equal(np.asarray(material.baseColorTexture), np.asarray(before.material.baseColorTexture))
     np.testing.assert_array_equal(material.baseColorFactor, [10, 20, 30, 255])
     assert (material.name, material.metallicFactor, material.roughnessFactor) == ("oak", 0.0, 0.25)
 
@@ -95,7 +97,7 @@ def test_given_normals_survive_and_computed_ones_are_not_written():
             assert piece.vertex_normals is not None  # trimesh caches what it computes here
     back = from_glb(to_glb(mesh))
     assert given_normals(back.pieces[0][0]) is None
-    np.testing.assert_allclose(given_normals(back.pieces[1][0]), np.tile([0, 0.6, 0.8], (8, 1)), atol=1e-7)
+    np.testing.assert_allclose(normals_of(back.pieces[1][0]), np.tile([0, 0.6, 0.8], (8, 1)), atol=1e-7)
 
 
 def test_bytes_are_stable():
@@ -112,9 +114,7 @@ def test_jpeg_textures_do_not_fade():
     before = texture(mesh)  # decoded: the first writing must encode again, the later ones must not
     once = from_glb(to_glb(mesh))
     assert once.pieces[0][0].visual.material.baseColorTexture.format == "JPEG"
-    assert (
-        np.abs(texture(once) - before).mean() < 8
-    )  # noise, the hardest there is; Pillow's default quality: 20
+    assert np.abs(texture(once) - before).mean() < 8  # noise, the hardest there is; Pillow's default quality: 20
     assert to_glb(from_glb(to_glb(once))) == to_glb(once)
     untouched = PartMesh(("top",), ((textured_box((1, 1, 1), (0, 0, 0), picture(2, "JPEG")),),))
     np.testing.assert_array_equal(texture(from_glb(to_glb(untouched))), before)
@@ -126,9 +126,7 @@ def test_simple_materials_that_hash_alike_stay_apart():
     pieces = []
     for x, colour in enumerate(colours):
         box = plain_box((1, 1, 1), (2.0 * x, 0, 0))
-        box.visual = TextureVisuals(
-            material=SimpleMaterial(diffuse=colour, ambient=colour, specular=[1, 1, 1, 255])
-        )
+        box.visual = TextureVisuals(material=SimpleMaterial(diffuse=colour, ambient=colour, specular=[1, 1, 1, 255]))
         pieces.append((box,))
     back = from_glb(to_glb(PartMesh(("a", "b"), tuple(pieces))))
     assert [p[0].visual.material.baseColorFactor.tolist() for p in back.pieces] == [list(c) for c in colours]
@@ -202,7 +200,7 @@ def test_normals_stay_perpendicular_under_any_affine_map():
     transform[:3, :3] = rng.normal(size=(3, 3))
     moved = transformed(PartMesh(("ball",), ((piece,),)), transform).pieces[0][0]
     tangent = np.cross(sphere.vertices, rng.normal(size=3)) @ transform[:3, :3].T
-    dots = (given_normals(moved) * tangent).sum(axis=1)
+    dots = (normals_of(moved) * tangent).sum(axis=1)
     np.testing.assert_allclose(dots, 0, atol=1e-5)
 
 
@@ -232,6 +230,4 @@ def test_deformed_moves_each_part_into_its_new_box():
         np.testing.assert_allclose((own.max(0) - own.min(0)) / 2, half_extent[part], atol=1e-6)
     assert result.pieces[0][0].visual.material.name == "oak"
     expected = np.array([0, 0.6, 0.8]) * source.half_extent[1] / half_extent[1]
-    np.testing.assert_allclose(
-        given_normals(result.pieces[1][0])[0], expected / np.linalg.norm(expected), atol=1e-6
-    )
+    np.testing.assert_allclose(normals_of(result.pieces[1][0])[0], expected / np.linalg.norm(expected), atol=1e-6)

@@ -33,10 +33,10 @@ def build_source(
 ) -> SourceModel:
     """The source model of a part mesh (y up, z front, any position and scale).
 
-    The box of a part spans the vertices its faces use. Points are uniform by area and in random order, at least
-    a few a part. Parts nearer than `adjacency_tolerance` (canonical units) share a joint. The numbers depend on
-    the mesh, `id` and `seed` alone. Raises `InputError` for no part, more than 16, a part without surface and
-    coordinates that are not finite.
+    The box of a part spans the vertices its faces use. Points are uniform by area and in random order, at
+    least a few a part. Parts nearer than `adjacency_tolerance` (canonical units) share a joint. The numbers
+    depend on the mesh, `id` and `seed` alone. Raises `InputError` for no part, more than 16, a part without
+    surface and coordinates that are not finite.
     """
     _check_parts(mesh, id)
     vertices, faces, part_of_face = concatenated(mesh)
@@ -48,9 +48,7 @@ def build_source(
     centre, half_extent = _boxes(vertices[used], part_of_used, mesh.num_parts)
     _check_areas(mesh, id, vertices, faces, part_of_face)
     points, part_index = _sample(vertices, faces, part_of_face, num_points, _generator(seed, "source", id))
-    dense, dense_part = _sample(
-        vertices, faces, part_of_face, NUM_JOINT_SAMPLES, _generator(seed, "joints", id)
-    )
+    dense, dense_part = _sample(vertices, faces, part_of_face, NUM_JOINT_SAMPLES, _generator(seed, "joints", id))
     # Corners are where key-points snap to: they are taken as they are, in models of few vertices.
     if len(used) <= NUM_JOINT_SAMPLES:
         dense = np.concatenate([dense, vertices[used]])
@@ -83,9 +81,9 @@ def build_target(
 ) -> TargetShape:
     """The target of a part mesh (points uniform by area) or of a cloud (N0, 3) (a random choice of its points).
 
-    In its own canonical frame, and sampled independently of the source that `build_source` makes of the same mesh.
-    Raises `InputError` for a mesh without surface, a cloud of fewer than `num_points` points, and coordinates that
-    are not finite.
+    In its own canonical frame, and sampled independently of the source that `build_source` makes of the same
+    mesh. Raises `InputError` for a mesh without surface, a cloud of fewer than `num_points` points, and
+    coordinates that are not finite.
     """
     rng = _generator(seed, "target", id)
     if isinstance(mesh_or_points, PartMesh):
@@ -101,9 +99,7 @@ def build_target(
         cloud = np.asarray(mesh_or_points, np.float64)
         _check_finite(id, cloud)
         if len(cloud) < num_points:
-            raise InputError(
-                f"target {id} has {len(cloud)} points; allowed are {num_points} or more; ask for fewer"
-            )
+            raise InputError(f"target {id} has {len(cloud)} points; allowed are {num_points} or more; ask for fewer")
         transform = canonical_transform(cloud)
         chosen = rng.permutation(len(cloud))[:num_points]
         points = apply_transform(invert_transform(transform), cloud[chosen])
@@ -119,8 +115,8 @@ def build_target(
 
 
 def _generator(seed: int, purpose: str, id: str) -> np.random.Generator:
-    # The id keeps two shapes, and the purpose a source and the target of one mesh, from being sampled by the same
-    # numbers: their chamfer distance would come out too small.
+    # The id keeps two shapes, and the purpose a source and the target of one mesh, from being sampled by the
+    # same numbers: their chamfer distance would come out too small.
     digest = hashlib.sha256(f"{purpose}\0{id}".encode()).digest()[:16]
     return np.random.default_rng([seed, *np.frombuffer(digest, "<u4").tolist()])
 
@@ -139,9 +135,7 @@ def _check_finite(id: str, points: np.ndarray) -> None:
         raise InputError(f"shape {id} has coordinates that are not finite; mend the mesh or leave it out")
 
 
-def _check_areas(
-    mesh: PartMesh, id: str, vertices: np.ndarray, faces: np.ndarray, part_of_face: np.ndarray
-) -> None:
+def _check_areas(mesh: PartMesh, id: str, vertices: np.ndarray, faces: np.ndarray, part_of_face: np.ndarray) -> None:
     areas = np.bincount(part_of_face, triangle_areas(vertices, faces), mesh.num_parts)
     if (areas <= 0).any():
         name = mesh.names[int(np.argmin(areas))]
@@ -159,8 +153,8 @@ def _used_vertices(faces: np.ndarray, part_of_face: np.ndarray) -> tuple[np.ndar
 def _boxes(vertices: np.ndarray, part: np.ndarray, num_parts: int) -> tuple[np.ndarray, np.ndarray]:
     centre, half_extent = part_boxes(vertices, part, num_parts)
     centre, half_extent = centre.astype(np.float32), half_extent.astype(np.float32)
-    # Rounding to float32 may leave a corner outside by one unit in the last place: grow to what the corners need,
-    # so that the canonical coordinate of every vertex is within [-1, 1].
+    # Rounding to float32 may leave a corner outside by one unit in the last place: grow to what the corners
+    # need, so that the canonical coordinate of every vertex is within [-1, 1].
     reach = np.abs(vertices.astype(np.float32) - centre[part])
     np.maximum.at(half_extent, part, reach)
     return centre, half_extent
@@ -177,8 +171,7 @@ def _sample(
     areas = np.bincount(part_of_face, triangle_areas(vertices, faces))
     counts = allocate_points(areas, num_points)
     points = [
-        sample_triangles(vertices, faces[part_of_face == part], count, rng)[0]
-        for part, count in enumerate(counts)
+        sample_triangles(vertices, faces[part_of_face == part], count, rng)[0] for part, count in enumerate(counts)
     ]
     order = rng.permutation(num_points)
     return np.concatenate(points)[order], np.repeat(np.arange(len(counts)), counts)[order]

@@ -1,7 +1,8 @@
 """A mesh cut into named parts, and its form on disk: a GLB with one top-level node a part.
 
-A part holds one trimesh piece a material. Vertices are never merged or reordered; normals are kept only where the
-author gave them (`with_normals`), never the ones trimesh computes on the way, so equal content gives equal bytes.
+A part holds one trimesh piece a material. Vertices are never merged or reordered; normals are kept only where
+the author gave them (`with_normals`), never the ones trimesh computes on the way, so equal content gives
+equal bytes.
 """
 
 from __future__ import annotations
@@ -114,7 +115,8 @@ def transformed(mesh: PartMesh, transform: np.ndarray) -> PartMesh:
 def deformed(mesh: PartMesh, source: SourceModel, centre: np.ndarray, half_extent: np.ndarray) -> PartMesh:
     """Each part of `mesh` (canonical frame, parts as in `source`) carried from its own box to the given one.
 
-    `centre`, `half_extent`: (P, 3), canonical units. x' = x + (c - c0) + (s - s0) * q, textures and materials untouched.
+    `centre`, `half_extent`: (P, 3), canonical units. x' = x + (c - c0) + (s - s0) * q, textures and materials
+    untouched.
     """
     assert mesh.names == source.part_names, "the mesh is the source's own"
     before = source.centre.astype(np.float64), source.half_extent.astype(np.float64)
@@ -125,15 +127,14 @@ def deformed(mesh: PartMesh, source: SourceModel, centre: np.ndarray, half_exten
         vertices = deform_vertices(np.asarray(piece.vertices), part, *before, *after)
         return _rebuilt(piece, vertices, None if normals is None else normals * (before[1] / after[1])[part])
 
-    return PartMesh(
-        mesh.names, tuple(tuple(carry(x, p) for x in pieces) for p, pieces in enumerate(mesh.pieces))
-    )
+    return PartMesh(mesh.names, tuple(tuple(carry(x, p) for x in pieces) for p, pieces in enumerate(mesh.pieces)))
 
 
 def to_glb(mesh: PartMesh, transform: np.ndarray | None = None) -> bytes:
     """The mesh as GLB: node NAME a part, with children NAME/0, NAME/1 ... where the part has several pieces.
 
-    `transform` (4x4) is applied to the vertices first. Vertices are stored as float32. Equal content gives equal bytes.
+    `transform` (4x4) is applied to the vertices first. Vertices are stored as float32. Equal content gives
+    equal bytes.
     """
     if transform is not None:
         mesh = transformed(mesh, transform)
@@ -146,9 +147,7 @@ def to_glb(mesh: PartMesh, transform: np.ndarray | None = None) -> bytes:
         scene.graph.update(frame_to=name, frame_from=_ROOT)
         for index, piece in enumerate(pieces):
             child = f"{name}/{index}"
-            scene.add_geometry(
-                _export_piece(piece, exported), node_name=child, geom_name=child, parent_node_name=name
-            )
+            scene.add_geometry(_export_piece(piece, exported), node_name=child, geom_name=child, parent_node_name=name)
     return export_glb(scene, unitize_normals=False, tree_postprocessor=_drop_root)
 
 
@@ -195,9 +194,7 @@ def _clean(piece: trimesh.Trimesh) -> trimesh.Trimesh:
     _remember_jpegs(getattr(piece.visual, "material", None))
     # Asked before anything computes normals: what the cache holds now came from the file.
     normals = piece.vertex_normals if "vertex_normals" in piece._cache.cache else None
-    result = trimesh.Trimesh(
-        np.asarray(piece.vertices), np.asarray(piece.faces), visual=piece.visual, process=False
-    )
+    result = trimesh.Trimesh(np.asarray(piece.vertices), np.asarray(piece.faces), visual=piece.visual, process=False)
     if normals is not None:
         result.vertex_attributes[NORMAL] = np.asarray(normals, np.float32)
     return result
@@ -225,8 +222,8 @@ def _stable_uv(uv: np.ndarray | None) -> np.ndarray | None:
 
 
 def _export_material(material: Any, exported: dict[int, PBRMaterial]) -> PBRMaterial:
-    # As PBR before trimesh hashes it: its hash of a simple material is an exclusive or of the colours, in which
-    # materials with ambient equal to diffuse all look alike and would be taken for one.
+    # As PBR before trimesh hashes it: its hash of a simple material is an exclusive or of the colours, in
+    # which materials with ambient equal to diffuse all look alike and would be taken for one.
     if id(material) not in exported:
         pbr = material.to_pbr() if hasattr(material, "to_pbr") else material
         values = {name: getattr(pbr, name) for name in _FACTORS}
@@ -246,7 +243,7 @@ class _KeptJpeg:
     def __init__(self, image: Image.Image) -> None:
         self._data = _jpeg_bytes(image)
 
-    def save(self, file: io.BytesIO, format: str) -> None:
+    def save(self, file: io.BytesIO, format: str) -> None:  # noqa: A002 (the name trimesh passes it by)
         assert format == "JPEG"
         file.write(self._data)
 

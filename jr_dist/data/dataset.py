@@ -1,0 +1,301 @@
+"""A dataset on disk: written as a stream, whole or not there, byte for byte the same for the same content.
+
+DATASET/manifest.json, sources/*.parquet, targets/{train,val,test}/*.parquet; the columns are in `schema`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from jr_dist.atomic import atomic_directory
+from jr_dist.data import storage
+from jr_dist.data.manifest import MANIFEST, SPLITS, FileEntry, Manifest, from_text, to_text
+from jr_dist.data.records import SourceModel, TargetShape
+from jr_dist.data.schema import source_schema, sources_from, target_schema, targets_from, tensor
+from jr_dist.data.table_writer import write_table
+from jr_dist.errors import InputError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened dataset: where it lies and its manifest; rows are read when asked for. Small, and it pickles."""
+
+    path: str
+    manifest: Manifest
+    filesystem: pafs.FileSystem | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def num_points(self) -> int:
+        """Points stored for every source and target."""
+        return self.manifest.num_points
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """All categories, sorted."""
+        return tuple(sorted(self.manifest.categories))
+
+    @property
+    def hash(self) -> str:
+        """The name of its content: two datasets with this hash hold the same rows in the same order."""
+        return self.manifest.hash
+
+
+@dataclass(frozen=True)
+class TargetTable:
+    """The targets of a split, in the order of the file: T rows."""
+
+    ids: tuple[str, ...]
+    categories: tuple[str, ...]
+    points: np.ndarray  # [T, N, 3] float32
+    transforms: np.ndarray  # [T, 4, 4] float64
+    part_index: np.ndarray  # [T, N] int16, -1 where unknown
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def split_targets(ids: Iterable[str], seed: int) -> dict[str, list[str]]:
+    """80/10/10 of the ids, each part sorted; depends on the set of ids and the seed, not on their order.
+
+    Three or more ids leave no split empty.
+    """
+    ordered = sorted(set(ids))
+    order = np.argsort(np.random.PCG64(seed).random_raw(len(ordered)), kind="stable")
+    num_val = num_test = max(round(len(ordered) / 10), int(len(ordered) >= 3))
+    cuts = {"val": order[:num_val], "test": order[num_val : num_val + num_test], "train": order[num_val + num_test :]}
+    return {split: sorted(ordered[i] for i in cuts[split]) for split in SPLITS}
+
+
+def write_dataset(
+    path: str | Path,
+    sources: Iterable[SourceModel],
+    targets: Mapping[str, Iterable[TargetShape]],
+    *,
+    how: Mapping[str, Any],
+    replace: bool = False,
+    filesystem: pafs.FileSystem | None = None,
+) -> Manifest:
+    """Write sources and the targets of each split ("train", "val", "test") and return the manifest.
+
+    Iterables are consumed once, one row group in memory at a time. A local dataset appears whole or not at all; on an
+    object store the manifest comes last. Raises `InputError` where something lies at `path` (unless `replace`), for two
+    rows with one id, a target in two splits, and a dataset without sources.
+    """
+    assert set(targets) <= set(SPLITS), f"splits are {SPLITS}"
+    location = storage.as_location(path) if filesystem is None else str(path)
+    if filesystem is not None or storage.is_uri(location):
+        place, root = storage.resolve(location, filesystem)
+        if not storage.is_empty(place, root):
+            raise InputError(f"output {location} is not empty; allowed is a new place; remove it or name another")
+        return _write_all(place, root, location, sources, targets, how)
+    with atomic_directory(location, replace=replace) as aside:
+        return _write_all(pafs.LocalFileSystem(), str(aside), location, sources, targets, how)
+
+
+def open_dataset(path: str | Path, *, verify: bool = False, filesystem: pafs.FileSystem | None = None) -> Dataset:
+    """Open a dataset; `verify` reads every byte and compares the hashes.
+
+    Raises `InputError`: no such directory, no manifest (writing was not finished), another schema version, a file that
+    is missing, of another size or (with `verify`) of other content.
+    """
+    location = storage.as_location(path) if filesystem is None else str(path)
+    place, root = storage.resolve(location, filesystem)
+    try:
+        info = place.get_file_info([root, f"{root}/{MANIFEST}"])
+    except OSError as error:
+        raise InputError(f"dataset {location} can't be reached ({error}); check the address and the rights") from error
+    if info[1].type != pafs.FileType.File:
+        # Object stores know no directories: there, only the manifest says that something is there.
+        if info[0].type == pafs.FileType.Directory:
+            raise InputError(f"{location} has no {MANIFEST}: no dataset, or one not written to its end; make it again")
+        raise InputError(f"no dataset at {location}; allowed is a directory with a {MANIFEST}; check the path")
+    manifest = from_text(storage.read_bytes(place, f"{root}/{MANIFEST}"), location)
+    dataset = Dataset(location, manifest, filesystem)
+    for entry in manifest.files:
+        _check_file(place, root, entry, verify)
+    return dataset
+
+
+def check_categories(dataset: Dataset, categories: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The categories as a tuple; None (all) for none. Raises `InputError` for one the dataset lacks."""
+    if not categories:
+        return None
+    for category in categories:
+        if category not in dataset.manifest.categories:
+            raise InputError(
+                f"category {category!r} is not in dataset {dataset.path}; allowed are {', '.join(dataset.categories)}"
+            )
+    return tuple(categories)
+
+
+def count_rows(dataset: Dataset, table: str, categories: Sequence[str] | None = None) -> int:
+    """Rows of "sources", "train", "val" or "test" in the categories, from the manifest alone."""
+    chosen = check_categories(dataset, categories) or dataset.categories
+    return sum(dataset.manifest.categories[category][table] for category in set(chosen))
+
+
+def read_sources(dataset: Dataset, categories: Sequence[str] | None = None) -> Iterator[SourceModel]:
+    """The sources one by one, in the order of the file. Raises `InputError` where there is none or a file is damaged."""
+    _check_not_empty(dataset, "sources", categories)
+    return (source for batch in read_batches(dataset, "sources", categories) for source in sources_from(batch))
+
+
+def iter_targets(dataset: Dataset, split: str, categories: Sequence[str] | None = None) -> Iterator[TargetShape]:
+    """The targets of a split one by one, provenance included. Raises `InputError` as `read_targets` does."""
+    _check_not_empty(dataset, split, categories)
+    return (target for batch in read_batches(dataset, split, categories) for target in targets_from(batch))
+
+
+def read_targets(dataset: Dataset, split: str, categories: Sequence[str] | None = None) -> TargetTable:
+    """All targets of a split in memory: 26 kB each at 2048 points.
+
+    Raises `InputError` for an unknown split or category, a selection without targets, and damaged files.
+    """
+    num_targets = _check_not_empty(dataset, split, categories)
+    ids, names, transforms = [], [], []
+    points = np.empty((num_targets, dataset.num_points, 3), np.float32)
+    part_index = np.empty((num_targets, dataset.num_points), np.int16)
+    columns = ["id", "category", "points", "part_index", "transform"]
+    for batch in read_batches(dataset, split, categories, columns):
+        rows = slice(len(ids), len(ids) + batch.num_rows)
+        points[rows], part_index[rows] = tensor(batch["points"]), tensor(batch["part_index"])
+        transforms.append(tensor(batch["transform"]))
+        ids += batch["id"].to_pylist()
+        names += batch["category"].to_pylist()
+    assert len(ids) == num_targets, "the manifest counts the rows"
+    return TargetTable(tuple(ids), tuple(names), points, np.concatenate(transforms), part_index)
+
+
+def read_batches(
+    dataset: Dataset, table: str, categories: Sequence[str] | None = None, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Row groups of a table ("sources" or a split), filtered by category, with `columns` (all by default).
+
+    Raises `InputError` for a file that is damaged.
+    """
+    chosen = check_categories(dataset, categories)
+    schema = (source_schema if table == "sources" else target_schema)(dataset.num_points)
+    wanted = list(columns or schema.names)
+    read = wanted if chosen is None or "category" in wanted else [*wanted, "category"]
+    for entry in dataset.manifest.table_files(table):
+        with _open_parquet(dataset, entry, schema) as file:
+            for group in range(file.num_row_groups):
+                batch = _read_group(dataset, entry, file, group, read)
+                if chosen is not None:
+                    batch = batch.filter(pc.is_in(batch["category"], pa.array(chosen)))
+                if batch.num_rows:
+                    yield batch.select(wanted)
+
+
+def _open_parquet(dataset: Dataset, entry: FileEntry, schema: pa.Schema) -> pq.ParquetFile:
+    place, root = storage.resolve(dataset.path, dataset.filesystem)
+    local = isinstance(place, pafs.LocalFileSystem)
+    try:
+        file = pq.ParquetFile(
+            f"{root}/{entry.path}",
+            filesystem=None if local else place,
+            memory_map=local,
+            page_checksum_verification=True,
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(dataset, entry, error) from error
+    if not file.schema_arrow.equals(schema) or file.metadata.num_rows != entry.rows:
+        raise _damaged(dataset, entry, f"its columns or its rows ({file.metadata.num_rows}) are not what was written")
+    return file
+
+
+def _read_group(
+    dataset: Dataset, entry: FileEntry, file: pq.ParquetFile, group: int, columns: list[str]
+) -> pa.RecordBatch:
+    try:
+        return file.read_row_group(group, columns=columns).combine_chunks().to_batches()[0]
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(dataset, entry, error) from error
+
+
+def _damaged(dataset: Dataset, entry: FileEntry, reason: object) -> InputError:
+    return InputError(f"{dataset.path}/{entry.path} is damaged ({reason}); restore it or make the dataset again")
+
+
+def _write_all(
+    place: pafs.FileSystem,
+    root: str,
+    location: str,
+    sources: Iterable[SourceModel],
+    targets: Mapping[str, Iterable[TargetShape]],
+    how: Mapping[str, Any],
+) -> Manifest:
+    remaining = iter(sources)
+    first = next(remaining, None)
+    if first is None:
+        raise InputError(f"dataset {location} would have no source; allowed is one or more; give it sources")
+    num_points = len(first.points)
+    tables = {"sources": _unique(chain([first], remaining), "sources", {})}
+    seen: dict[str, str] = {}
+    tables |= {split: _unique(targets.get(split, ()), split, seen) for split in SPLITS}
+    files: list[FileEntry] = []
+    counted: dict[str, Counter[str]] = {}
+    for table, records in tables.items():
+        schema = (source_schema if table == "sources" else target_schema)(num_points)
+        entries, counted[table] = write_table(place, root, table, records, schema)
+        files += entries
+    manifest = Manifest(
+        num_points=num_points,
+        counts={table: sum(counter.values()) for table, counter in counted.items()},
+        categories={
+            category: {table: counter[category] for table, counter in counted.items()}
+            for category in sorted(set().union(*counted.values()))
+        },
+        files=tuple(files),
+        how=dict(how),
+    )
+    storage.write_bytes(place, f"{root}/{MANIFEST}", to_text(manifest).encode())
+    return manifest
+
+
+def _unique(records: Iterable[Any], table: str, seen: dict[str, str]) -> Iterator[Any]:
+    for record in records:
+        if record.id in seen:
+            raise InputError(f"id {record.id!r} comes twice, in {seen[record.id]} and {table}; ids must be unique")
+        seen[record.id] = table
+        yield record
+
+
+def _check_not_empty(dataset: Dataset, table: str, categories: Sequence[str] | None) -> int:
+    if table not in dataset.manifest.counts:
+        raise InputError(f"split {table!r} is unknown; allowed are {', '.join(SPLITS)}")
+    num_rows = count_rows(dataset, table, categories)
+    if not num_rows:
+        kind = "source" if table == "sources" else f"target in split {table!r}"
+        of = f" of {', '.join(categories)}" if categories else ""
+        raise InputError(f"dataset {dataset.path} has no {kind}{of}; choose other categories or make a larger dataset")
+    return num_rows
+
+
+def _check_file(place: pafs.FileSystem, root: str, entry: FileEntry, verify: bool) -> None:
+    size = storage.file_size(place, f"{root}/{entry.path}")
+    if size is None:
+        raise InputError(f"{root}/{entry.path} is missing; restore the file or make the dataset again")
+    if size != entry.bytes:
+        raise InputError(
+            f"{root}/{entry.path} has {size} bytes, the manifest says {entry.bytes}; restore it or make it again"
+        )
+    if verify:
+        digest = hashlib.sha256()
+        with place.open_input_stream(f"{root}/{entry.path}") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+        if digest.hexdigest() != entry.sha256:
+            raise InputError(f"{root}/{entry.path} differs from its hash in the manifest; restore it or make it again")
