@@ -1,0 +1,135 @@
+"""What the benchmarks share: interleaved timing, records, the command line and clouds to measure on.
+
+Contenders take turns in every round and their ratio is taken round by round, so that a machine that slows down for a
+while slows both. Ratios carry over to other machines; times do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from jr_dist.atomic import atomic_write
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measurement; `ratio` is how many times faster than `peer`."""
+
+    name: str
+    value: float
+    unit: str
+    peer: str | None = None
+    ratio: float | None = None
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """--quick, --json FILE and --threads, which every benchmark here takes."""
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--quick", action="store_true", help="fewer pairs and rounds, under a minute or so")
+    result.add_argument("--json", type=Path, metavar="FILE", help="write the records here")
+    result.add_argument("--threads", type=int, default=1, help="threads of every contender (default: 1)")
+    return result
+
+
+def finish(records: list[Record], path: Path | None) -> None:
+    """Print the ratios and write the records."""
+    print(f"\n{'record':36} {'ours':>12}    {'ratio':>8}  peer")
+    for record in records:
+        ratio = "" if record.ratio is None else f"{record.ratio:.1f}x"
+        print(f"{record.name:36} {record.value:12.4g} {record.unit:4}{ratio:>8}  {record.peer or ''}")
+    if path:
+        atomic_write(path, json.dumps([asdict(record) for record in records], indent=2) + "\n")
+
+
+def machine(threads: int) -> str:
+    """One line saying what was measured on."""
+    numbers = f"{threads} thread{'s' * (threads != 1)}"
+    return f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, {numbers}"
+
+
+def interleaved(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contender in each round, after one call of each that isn't counted."""
+    for run in contenders.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+        progress(f"round {number + 1} of {rounds}")
+    progress("")
+    return seconds
+
+
+def progress(text: str) -> None:
+    """One line on a terminal, overwritten by the next; nothing elsewhere."""
+    if sys.stderr.isatty():
+        print(f"\r{text:40}", end="\r" if not text else "", file=sys.stderr, flush=True)
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    """The median over rounds of their time to ours."""
+    return median(b / a for a, b in zip(ours, theirs, strict=True))
+
+
+# ---- clouds ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """A shape like furniture: centres and half-extents [P, 3] of its parts."""
+
+    centre: np.ndarray
+    half_extent: np.ndarray
+
+    def moved(self, amount: float, rng: np.random.Generator) -> Boxes:
+        """Each part scaled and shifted by up to `amount`, as a deformation module would."""
+        scale, shift = rng.uniform(-amount, amount, (2, *self.centre.shape))
+        return Boxes(self.centre + shift * self.half_extent, self.half_extent * (1 + scale))
+
+
+def random_boxes(rng: np.random.Generator, num_parts: int) -> Boxes:
+    """Slabs, bars and blocks about the origin."""
+    half_extent = np.exp(rng.uniform(np.log(0.02), np.log(0.6), (num_parts, 3)))
+    return Boxes(rng.uniform(-0.6, 0.6, (num_parts, 3)), half_extent)
+
+
+def sample(boxes: Boxes, num_points: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Points [N, 3] float32 spread evenly over the surfaces, in random order, half-diagonal 1; parts [N] int64."""
+    sides = np.stack([boxes.half_extent[:, [1, 2, 0]], boxes.half_extent[:, [2, 0, 1]]]).prod(0)
+    share = sides.ravel() / sides.sum()
+    part, axis = np.divmod(rng.choice(share.size, num_points, p=share), 3)
+    canonical = rng.uniform(-1, 1, (num_points, 3))
+    canonical[np.arange(num_points), axis] = rng.choice([-1.0, 1.0], num_points)
+    points = boxes.centre[part] + boxes.half_extent[part] * canonical
+    low, high = points.min(0), points.max(0)
+    points = (points - (low + high) / 2) / np.linalg.norm((high - low) / 2)
+    return points.astype(np.float32), part
+
+
+def near_pairs(num_pairs: int, num_points: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A shape and another sampling of it, each part a little moved: what training comes to."""
+    rng = np.random.default_rng(seed)
+    shapes = [random_boxes(rng, int(rng.integers(4, 17))) for _ in range(num_pairs)]
+    x = [sample(shape.moved(0.05, rng), num_points, rng)[0] for shape in shapes]
+    y = [sample(shape, num_points, rng)[0] for shape in shapes]
+    return torch.from_numpy(np.stack(x)), torch.from_numpy(np.stack(y))
+
+
+def far_pairs(num_pairs: int, num_points: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two shapes that have nothing to do with each other: what training starts from."""
+    rng = np.random.default_rng(seed)
+    clouds = [sample(random_boxes(rng, int(rng.integers(4, 17))), num_points, rng)[0] for _ in range(2 * num_pairs)]
+    return torch.from_numpy(np.stack(clouds[:num_pairs])), torch.from_numpy(np.stack(clouds[num_pairs:]))
