@@ -49,9 +49,7 @@ def test_mirrored_mesh_gives_mirrored_picture(azimuth, elevation):
     mesh.apply_translation((0.3, 0.2, 0.1))
     mirrored = mesh.vertices * (-1, 1, 1)
     colours = np.random.default_rng(0).integers(0, 256, (len(mesh.faces), 3))
-    one = render.render_part_mesh(
-        mesh.vertices, mesh.faces, colours, size=64, azimuth=azimuth, elevation=elevation
-    )
+    one = render.render_part_mesh(mesh.vertices, mesh.faces, colours, size=64, azimuth=azimuth, elevation=elevation)
     two = render.render_part_mesh(
         mirrored, mesh.faces[:, ::-1], colours, size=64, azimuth=-azimuth, elevation=elevation
     )
@@ -101,9 +99,7 @@ def test_points_near_the_camera_cover_those_behind():
     points = np.array([[0, 0, 0.5], [0, 0, -0.5]])
     colours = np.array([[255, 0, 0], [0, 0, 255]])
     for order in ([0, 1], [1, 0]):
-        picture = render.render_points(
-            points[order], colours[order], size=64, azimuth=0, elevation=0, radius=0.1
-        )
+        picture = render.render_points(points[order], colours[order], size=64, azimuth=0, elevation=0, radius=0.1)
         red, _, blue, alpha = picture[32, 32]
         assert red > 200 and blue == 0 and alpha == 255
     assert picture[0, 0, 3] == 0
@@ -113,9 +109,7 @@ def test_points_land_where_the_mesh_lands():
     """A splatted sphere and a ray-cast one have the same outline up to the discs' radius."""
     sphere = trimesh.creation.icosphere(subdivisions=4, radius=0.3)
     sphere.apply_translation((0.3, 0.4, -0.2))
-    mesh = render.render_part_mesh(
-        sphere.vertices, sphere.faces, np.full((len(sphere.faces), 3), 90), size=96
-    )
+    mesh = render.render_part_mesh(sphere.vertices, sphere.faces, np.full((len(sphere.faces), 3), 90), size=96)
     cloud = render.render_points(sphere.vertices, size=96, radius=0.02)
     one, two = mesh[..., 3] > 127, cloud[..., 3] > 127
     assert (one & two).sum() / (one | two).sum() > 0.85
@@ -130,9 +124,7 @@ def test_part_colours_are_distinct():
 
 def test_contact_sheet_holds_every_picture():
     images = [np.full((20, 30, 3), value, np.uint8) for value in (10, 120, 230)]
-    sheet = np.asarray(
-        render.contact_sheet(images, ["a", "b", "a label far too long to fit"], columns=2, title="t")
-    )
+    sheet = np.asarray(render.contact_sheet(images, ["a", "b", "a label far too long to fit"], columns=2, title="t"))
     assert sheet.shape == (30 + 2 * (20 + 18), 60, 3)
     np.testing.assert_array_equal(sheet[30:50, :30], images[0])
     np.testing.assert_array_equal(sheet[30:50, 30:], images[1])

@@ -112,9 +112,7 @@ def render_mesh(
     face, depth = cast_rays(vertices, faces, origin, camera_rays(camera, size))
     lit = _lit_colours(vertices, faces, np.asarray(face_colours)[:, :3], camera)
     fine = face if samples == 1 else cast_rays(vertices, faces, origin, camera_rays(camera, size, samples))[0]
-    parts = (
-        np.zeros(len(faces), np.int16) if part_of_face is None else np.asarray(part_of_face).astype(np.int16)
-    )
+    parts = np.zeros(len(faces), np.int16) if part_of_face is None else np.asarray(part_of_face).astype(np.int16)
     padded_parts = np.append(parts, np.int16(-1))  # index -1, a miss, reads the last entry
     return Rendering(_downsample(_rgba(fine, lit), samples), padded_parts[face], depth)
 
@@ -164,9 +162,7 @@ def render_points(
     pixel = np.stack([count / 2 - seen[:, 1] / depth * focal, count / 2 + seen[:, 0] / depth * focal], 1)
     shade = np.clip(1.0 - 0.3 * (depth - camera.distance), 0.55, 1.3)  # depth cue over the canonical sphere
     canvas = np.zeros((count, count, 4))
-    _splat(
-        canvas, pixel, np.clip(colour * shade[:, None], 0, 255), max(radius * focal / camera.distance, 1.0)
-    )
+    _splat(canvas, pixel, np.clip(colour * shade[:, None], 0, 255), max(radius * focal / camera.distance, 1.0))
     return _downsample(canvas, samples)
 
 
@@ -190,9 +186,7 @@ def _lit_colours(vertices: np.ndarray, faces: np.ndarray, colours: np.ndarray, c
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
     _, up, backward = camera.axes()
     to_camera = backward * camera.distance - corners.mean(axis=1)
-    normal *= np.where(
-        (normal * to_camera).sum(axis=1, keepdims=True) < 0, -1.0, 1.0
-    )  # lit from the side we see
+    normal *= np.where((normal * to_camera).sum(axis=1, keepdims=True) < 0, -1.0, 1.0)  # lit from the side we see
     light = backward + 0.6 * up
     diffuse = np.maximum(normal @ (light / np.linalg.norm(light)), 0.0)
     ambient = AMBIENT * (0.85 + 0.25 * normal[:, 1])

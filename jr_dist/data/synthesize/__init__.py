@@ -1,0 +1,1 @@
+"""Procedural furniture: chairs, tables and cabinets of really different part structures."""
