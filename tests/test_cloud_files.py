@@ -21,9 +21,7 @@ POINTS = np.random.default_rng(0).normal(size=(60, 3)) * [1.0, 20.0, 300.0]
 def ply_bytes(points: np.ndarray, layout: str, *, faces: int = 0, before: str = "") -> bytes:
     """A PLY whose vertices carry a colour before and a label after their coordinates."""
     header = f"ply\nformat {layout} 1.0\ncomment made by hand\n{before}element vertex {len(points)}\n"
-    header += (
-        "property uchar red\nproperty float x\nproperty double y\nproperty float z\nproperty short label\n"
-    )
+    header += "property uchar red\nproperty float x\nproperty double y\nproperty float z\nproperty short label\n"
     header += f"element face {faces}\nproperty list uchar int vertex_indices\nend_header\n"
     if layout == "ascii":
         return (header + "".join(f"7 {x!r} {y!r} {z!r} -1\n" for x, y, z in points.tolist())).encode()

@@ -27,15 +27,11 @@ def read_cloud(path: str | Path) -> np.ndarray:
     Raises `InputError` naming the file, the value, what is allowed and the remedy.
     """
     path = Path(path)
-    reader = {".ply": read_ply_vertices, ".npy": _read_npy, ".npz": _read_npz}.get(
-        path.suffix.lower(), _read_text
-    )
+    reader = {".ply": read_ply_vertices, ".npy": _read_npy, ".npz": _read_npz}.get(path.suffix.lower(), _read_text)
     try:
         points = reader(path)
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror or error}); give a readable file"
-        ) from error
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); give a readable file") from error
     return checked_points(points, path)
 
 
@@ -44,8 +40,7 @@ def checked_points(points: np.ndarray, path: Path) -> np.ndarray:
     points = np.asarray(points, dtype=np.float64)
     if len(points) < MINIMUM_POINTS:
         raise InputError(
-            f"{path} holds {len(points)} points; a cloud needs at least {MINIMUM_POINTS}; "
-            "give a denser scan or a mesh"
+            f"{path} holds {len(points)} points; a cloud needs at least {MINIMUM_POINTS}; give a denser scan or a mesh"
         )
     num_bad = len(points) - int(np.isfinite(points).all(axis=1).sum())
     if num_bad:
@@ -187,8 +182,7 @@ def _refuse_array(path: Path, error: Exception) -> NoReturn:
 def _as_points(array: np.ndarray, path: Path) -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise InputError(
-            f"{path} holds an array of {array.dtype}; floating-point numbers are allowed; "
-            "save the points as float32"
+            f"{path} holds an array of {array.dtype}; floating-point numbers are allowed; save the points as float32"
         )
     if array.ndim != 2 or array.shape[1] < 3:
         raise InputError(

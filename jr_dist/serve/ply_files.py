@@ -60,9 +60,7 @@ def read_ply_vertices(path: Path) -> np.ndarray:
         before, vertex = header.elements[:position], header.elements[position]
         names = [name for name, _ in vertex.properties]
         if any(axis not in names for axis in "xyz") or len(set(names)) != len(names):
-            _refuse_ply(
-                path, f"has vertex properties {', '.join(names[:8])} which are not x, y and z, each once"
-            )
+            _refuse_ply(path, f"has vertex properties {', '.join(names[:8])} which are not x, y and z, each once")
         if any(kind == "list" for element in (*before, vertex) for _, kind in element.properties):
             _refuse_ply(path, "has lists before or among its vertices")
         if header.format == "ascii":

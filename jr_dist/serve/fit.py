@@ -1,0 +1,155 @@
+"""`jr-dist fit`: the nearest sources in the learned space, deformed, as GLBs in the input's frame."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from jr_dist.atomic import atomic_directory
+from jr_dist.data.part_mesh import to_glb
+from jr_dist.errors import InputError
+from jr_dist.progress import progress
+from jr_dist.serve.inputs import Input, find_inputs, observe
+from jr_dist.serve.matching import Database, Fitted, fit_observation, open_database
+from jr_dist.serve.result import FitResult
+
+RESULT_NAME = "result.json"
+PICTURE_NAME = "picture.png"
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What holds for every input of one call."""
+
+    top_k: int
+    num_points: int
+    refine: bool
+    pictures: bool
+    seed: int
+
+
+def fit(
+    run: str | Path,
+    inputs: Sequence[str | Path],
+    *,
+    out: str | Path,
+    top_k: int = 5,
+    up: str = "y",
+    index: str | Path | None = None,
+    category: str | None = None,
+    num_points: int = 2048,
+    refine: bool = False,
+    pictures: bool = False,
+    seed: int = 0,
+    data: str | Path | None = None,
+) -> list[FitResult]:
+    """Fit meshes, clouds and folders of them; write OUT/STEM/ (`result.json`, `rank-1.glb` ...) of each.
+
+    `top_k` sources nearest in the learned space (of `category` alone where given) are deformed and sorted by
+    chamfer after deformation; `refine` improves each by IDO from the network's parameters and keeps the
+    better. `up` and `index` say how the inputs stand. `data` names the dataset where it has moved since
+    training. OUT/STEM is written as a whole; an earlier result of the same name is replaced. A bad input
+    among several is reported and skipped.
+
+    Raises `InputError` for a wrong setting, and where no input remains.
+    """
+    settings = FitSettings(top_k, num_points, refine, pictures, seed)
+    out = Path(out)
+    _check_settings(settings, out)
+    found = find_inputs(inputs, up=up, index=index, out=out)
+    database = open_database(run, data=data, category=category, num_points=num_points, top_k=top_k)
+    results, refused = [], []
+    with progress("fit", len(found), unit="input") as bar:
+        for source, name in zip(found, result_names([source.path for source in found])):
+            try:
+                results.append(_fit_one(database, source, out / name, settings))
+            except InputError as error:
+                refused.append(str(error))
+                if len(found) > 1:
+                    print(f"skipped: {error}", file=sys.stderr, flush=True)
+            bar.advance(skipped=len(refused))
+    if not results:
+        raise InputError(_nothing_left(refused))
+    return results
+
+
+def result_names(paths: Sequence[Path]) -> list[str]:
+    """The folder of each input's result: its stem, a number appended where the stem is taken (STEM-2, ...).
+
+    Capitals make no difference, for file systems that don't tell them apart.
+    """
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        stem = path.stem.strip(". ") or "input"
+        name, count = stem, 1
+        while name.lower() in taken:
+            count += 1
+            name = f"{stem}-{count}"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def _check_settings(settings: FitSettings, out: Path) -> None:
+    if settings.top_k < 1:
+        raise InputError(f"top-k is {settings.top_k}; 1 or more is allowed; ask for at least one source")
+    if settings.num_points < 32:
+        raise InputError(f"num-points is {settings.num_points}; 32 or more are allowed; raise it")
+    if settings.seed < 0:
+        raise InputError(f"seed is {settings.seed}; 0 or more is allowed; choose another")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"output {out} is a file; a directory is allowed; name another")
+
+
+def _nothing_left(refused: list[str]) -> str:
+    if len(refused) == 1:
+        return refused[0]
+    return f"none of the {len(refused)} inputs could be fitted; the first: {refused[0]}"
+
+
+def _fit_one(database: Database, source: Input, folder: Path, settings: FitSettings) -> FitResult:
+    observation = observe(source, num_points=settings.num_points, seed=settings.seed)
+    fitted = fit_observation(database, observation, top_k=settings.top_k, refine=settings.refine)
+    result = FitResult(
+        input=str(source.path),
+        path=folder,
+        kind=observation.kind,
+        up=source.up,
+        transform=observation.transform,
+        num_file_points=observation.num_file_points,
+        num_points=len(observation.points),
+        num_source_points=database.num_points,
+        run=database.run,
+        seed=settings.seed,
+        candidates=tuple(replace(one.candidate, glb=f"rank-{rank}.glb") for rank, one in enumerate(fitted, start=1)),
+        warnings=observation.warnings,
+    )
+    files = {
+        candidate.glb: to_glb(one.deformed_mesh(), observation.transform)
+        for candidate, one in zip(result.candidates, fitted)
+    }
+    if settings.pictures:
+        files[PICTURE_NAME] = _picture(observation.points, fitted[0])
+    _write(folder, {**files, RESULT_NAME: result.to_json().encode()})
+    return result
+
+
+def _picture(points: np.ndarray, best: Fitted) -> bytes:
+    from jr_dist.serve.pictures import fit_picture  # ray casting is loaded only where a picture is asked for
+
+    buffer = io.BytesIO()
+    fit_picture(points, best).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    # Only what an earlier fit wrote is replaced: a folder of somebody else's stays as it is.
+    with atomic_directory(folder, replace=(folder / RESULT_NAME).is_file()) as aside:
+        for name, content in files.items():
+            (aside / name).write_bytes(content)

@@ -1,0 +1,168 @@
+"""What `fit` is given: files and folders found, and each one turned into the points that are matched."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jr_dist.data.mesh_files import MESH_SUFFIXES, IndexRow, load_mesh_file, read_index
+from jr_dist.data.part_mesh import concatenated
+from jr_dist.errors import InputError
+from jr_dist.geometry.frames import apply_transform, canonical_transform, invert_transform, up_axis_rotation
+from jr_dist.geometry.sampling import sample_triangles
+from jr_dist.serve.cloud_files import (
+    CLOUD_SUFFIXES,
+    TEXT_SUFFIXES,
+    is_cloud,
+    looks_like_text_cloud,
+    read_cloud,
+)
+
+INDEX_NAME = "index.csv"
+_SUFFIXES = tuple(sorted({*MESH_SUFFIXES, *CLOUD_SUFFIXES, ".ply"}))
+_FAR_BOX = 0.6  # a box that shrinks below this without its outermost 1 % of points was stretched by strays
+_ROUNDING = 1e-3  # of the half-diagonal, by which a GLB's float32 vertices may be off before it is said
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file to be fitted and how it stands."""
+
+    path: Path
+    up: str = "y"
+    rotation: np.ndarray | None = None  # (3, 3) of the file's coordinates; the up axis is meant after it
+    category: str = ""  # as the index says; not used for the search
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The observed points of one input in their own canonical frame (box centred, half-diagonal 1, y up)."""
+
+    path: Path
+    kind: str  # "mesh" or "points"
+    points: np.ndarray  # [N, 3] float32, in random order
+    transform: np.ndarray  # [4, 4] float64, canonical -> the file's own frame and units
+    num_file_points: int  # points of the cloud, vertices of the mesh
+    warnings: tuple[str, ...] = ()
+
+
+def find_inputs(
+    paths: Sequence[str | Path], *, up: str = "y", index: str | Path | None = None, out: Path | None = None
+) -> list[Input]:
+    """The files named, in the order given; a folder stands for the shapes below it (not below `out`), sorted.
+
+    Up axis and rotation come from the `index` (paths relative to it) or the `index.csv` of a folder given,
+    where they name the file; else from `up`. Raises `InputError` for an empty folder, a wrong index or axis.
+    """
+    up_axis_rotation(up)
+    rows = {} if index is None else _index_rows(Path(index))
+    found = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(_input(path, rows, up))
+            continue
+        own = _index_rows(path / INDEX_NAME) if (path / INDEX_NAME).is_file() else {}
+        files = [file for file in sorted(path.rglob("*")) if _is_shape(file, path, out)]
+        if not files:
+            raise InputError(
+                f"folder {path} holds no shape; files ending in {', '.join(_SUFFIXES)} are allowed; name another folder"
+            )
+        found += [_input(file, {**own, **rows}, up) for file in files]
+    if not found:
+        raise InputError("no input given; name a mesh, a point cloud or a folder of them")
+    return found
+
+
+def observe(source: Input, *, num_points: int, seed: int) -> Observation:
+    """Read one input, turn it upright, normalise it from its own points and sample `num_points` of them.
+
+    A mesh is sampled uniformly by area. Of a larger cloud each point has the same chance; a smaller one is
+    used whole. The sample depends on the file's content and `seed`, not on its name or its neighbours.
+    Raises `InputError` naming the file.
+    """
+    if not source.path.is_file():
+        raise InputError(f"{source.path} does not exist; name an existing mesh, cloud or folder")
+    kind = "points" if is_cloud(source.path) else "mesh"
+    vertices, faces = (read_cloud(source.path), None) if kind == "points" else _read_mesh(source.path)
+    try:
+        upright = _upright(source)
+        to_file = invert_transform(upright) @ canonical_transform(apply_transform(upright, vertices))
+        canonical = apply_transform(invert_transform(to_file), vertices)
+        points = _sampled(canonical, faces, num_points, _generator(vertices, seed))
+    except InputError as error:
+        raise InputError(f"{source.path}: {error}") from error
+    return Observation(source.path, kind, points, to_file, len(vertices), tuple(_warnings(canonical, kind, to_file)))
+
+
+def _input(path: Path, rows: Mapping[Path, IndexRow], up: str) -> Input:
+    row = rows.get(path.resolve())
+    if row is None:
+        return Input(path, up)
+    return Input(path, row.up_axis or up, row.rotation, row.category)
+
+
+def _index_rows(path: Path) -> dict[Path, IndexRow]:
+    return {(path.parent / file).resolve(): row for file, row in read_index(path).items()}
+
+
+def _is_shape(file: Path, folder: Path, out: Path | None) -> bool:
+    if any(part.startswith(".") for part in file.relative_to(folder).parts) or not file.is_file():
+        return False
+    if out is not None and file.resolve().is_relative_to(out.resolve()):
+        return False  # what an earlier fit wrote is no input
+    suffix = file.suffix.lower()
+    if file.name == INDEX_NAME or suffix not in _SUFFIXES:
+        return False
+    return suffix not in TEXT_SUFFIXES or looks_like_text_cloud(file)
+
+
+def _read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and faces in the file's own frame and units."""
+    if path.suffix.lower() not in _SUFFIXES:
+        raise InputError(
+            f"{path} ends in {path.suffix or 'nothing'}; allowed are {', '.join(_SUFFIXES)}; convert it to one of them"
+        )
+    vertices, faces, _ = concatenated(load_mesh_file(path).mesh)
+    return vertices, faces
+
+
+def _upright(source: Input) -> np.ndarray:
+    transform = np.eye(4)
+    transform[:3, :3] = up_axis_rotation(source.up)
+    if source.rotation is not None:
+        transform[:3, :3] = transform[:3, :3] @ source.rotation
+    return transform
+
+
+def _generator(vertices: np.ndarray, seed: int) -> np.random.Generator:
+    digest = hashlib.sha256(vertices.tobytes()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
+
+
+def _sampled(points: np.ndarray, faces: np.ndarray | None, num_points: int, rng: np.random.Generator) -> np.ndarray:
+    if faces is None:
+        sample = points[rng.permutation(len(points))[:num_points]]
+    else:
+        sample = sample_triangles(points, faces, num_points, rng)[0]
+    return sample.astype(np.float32)
+
+
+def _warnings(points: np.ndarray, kind: str, to_file: np.ndarray) -> Iterable[str]:
+    """What makes a result doubtful, said beside it. `points` (N, 3) canonical."""
+    low, high = np.quantile(points, [0.005, 0.995], axis=0)
+    if kind == "points" and np.linalg.norm(high - low) / 2 < _FAR_BOX:
+        yield (
+            "the outermost 1 % of the points stretch the box, which sets position and scale; "
+            "remove stray points for a better fit"
+        )
+    scale = np.linalg.norm(to_file[:3, 0])
+    rounding = np.abs(to_file[:3, 3]).max() * np.finfo(np.float32).eps
+    if rounding > _ROUNDING * scale:
+        yield (
+            "the shape lies so far from the origin that a GLB's single precision rounds its vertices to "
+            f"{rounding:.2g}; move the input near the origin"
+        )

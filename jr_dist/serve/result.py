@@ -1,0 +1,123 @@
+"""What `fit` found out about one input: frozen records and their form in `result.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FRAME = (
+    "canonical: x right, y up, z front; the input's box centre at the origin, half-diagonal 1; "
+    "`transform` (4x4, applied to column vectors) leads from it to the input's own frame"
+)
+UNITS = (
+    "chamfer: squared, mean over points, both directions added, times 100, canonical frame, "
+    "against the input's points; centre, half_extent, translation and gap: canonical units; "
+    "scale: new half-extent by old; GLB vertices: the input's own frame and units"
+)
+
+
+@dataclass(frozen=True)
+class PartFit:
+    """Where one part of a source went, canonical frame; translation = c - c0, scale = s / s0."""
+
+    name: str
+    centre: tuple[float, float, float]
+    half_extent: tuple[float, float, float]
+    translation: tuple[float, float, float]
+    scale: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class JointReport:
+    """How well a deformed source hangs together: closed joints mean little where there are none."""
+
+    num_joints: int
+    joints_max_gap: float  # canonical units, 0 without joints
+    joint_graph_connected: bool
+    num_joint_groups: int  # groups of parts that hang together; 1 is connected
+    null_space_dimensions: tuple[int, int, int]  # degrees of freedom left along x, y, z
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A source deformed to the input. Chamfers x100 against the input's points, canonical frame."""
+
+    source: str
+    category: str
+    retrieval_distance: float  # squared d_R; smaller is nearer
+    retrieval_rank: int  # 1 is the network's own first choice
+    chamfer_before_x100: float
+    chamfer_after_x100: float
+    chamfer_network_x100: float  # with the network's parameters; equals `after` unless the refinement did better
+    parameters: str  # "network" or "refined"
+    glb: str  # file name in the result's folder
+    joints: JointReport
+    parts: tuple[PartFit, ...]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """One input's candidates, best first by chamfer after deformation, and where they were written."""
+
+    input: str
+    path: Path  # OUT/STEM
+    kind: str  # "mesh" or "points"
+    up: str
+    transform: np.ndarray  # [4, 4] float64, canonical -> the input's frame
+    num_file_points: int
+    num_points: int  # points on the input's side of the chamfer
+    num_source_points: int  # points on the source's side
+    run: str
+    seed: int
+    candidates: tuple[Candidate, ...]
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """The content of `result.json`."""
+        return json.dumps(_as_json(self), indent=1, allow_nan=False) + "\n"
+
+
+def part_fits(
+    names: tuple[str, ...],
+    centre0: np.ndarray,
+    half_extent0: np.ndarray,
+    centre: np.ndarray,
+    half_extent: np.ndarray,
+) -> tuple[PartFit, ...]:
+    """One record a part; arrays (P, 3), canonical frame."""
+    centre0, half_extent0 = np.asarray(centre0, np.float64), np.asarray(half_extent0, np.float64)
+    centre, half_extent = np.asarray(centre, np.float64), np.asarray(half_extent, np.float64)
+    columns = (centre, half_extent, centre - centre0, half_extent / half_extent0)
+    return tuple(
+        PartFit(name, *(tuple(column[part].tolist()) for column in columns)) for part, name in enumerate(names)
+    )
+
+
+def _as_json(result: FitResult) -> dict[str, Any]:
+    fields = {
+        "input": result.input,
+        "kind": result.kind,
+        "up": result.up,
+        "transform": result.transform.tolist(),
+        "frame": FRAME,
+        "units": UNITS,
+        "num_file_points": result.num_file_points,
+        "num_points": result.num_points,
+        "num_source_points": result.num_source_points,
+        "run": result.run,
+        "seed": result.seed,
+        "warnings": list(result.warnings),
+    }
+    candidates = [
+        {"rank": rank, **_flat(asdict(candidate))} for rank, candidate in enumerate(result.candidates, start=1)
+    ]
+    return {**fields, "candidates": candidates}
+
+
+def _flat(candidate: dict[str, Any]) -> dict[str, Any]:
+    parts, joints = candidate.pop("parts"), candidate.pop("joints")
+    return {**candidate, **joints, "parts": parts}
