@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
+from jr_dist.config import Config, load_config
 from jr_dist.data.build import build_source
 from jr_dist.data.dataset import open_dataset, write_dataset
 from jr_dist.data.part_mesh import PartMesh, concatenated, from_glb, to_glb, transformed
@@ -78,14 +79,19 @@ class FakeModel:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> SourceStore:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fit") / "dataset"
     sources = [
         build_source(mesh, id=name, category=name.split("-")[0], num_points=NUM_POINTS, seed=0, provenance={})
         for name, mesh in MESHES.items()
     ]
     write_dataset(path, sources, {}, how={"test": True})
-    return SourceStore.open(open_dataset(path), num_points=NUM_POINTS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(dataset: Path) -> SourceStore:
+    return SourceStore.open(open_dataset(dataset), num_points=NUM_POINTS)
 
 
 @pytest.fixture(autouse=True)
@@ -180,6 +186,13 @@ def test_index_gives_axis_and_rotation(tmp_path: Path) -> None:
     np.testing.assert_allclose(concatenated(found)[0], concatenated(wanted)[0], atol=1e-5)
 
 
+def test_index_that_names_no_input_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "scan.glb").write_bytes(to_glb(MESHES["table-a"]))
+    (tmp_path / "index.csv").write_text("file,up_axis\nscans/scan.glb,z\n")
+    with pytest.raises(InputError, match=r"index\.csv names none of the 1 inputs"):
+        fit("run", [tmp_path / "scan.glb"], out=tmp_path / "out", index=tmp_path / "index.csv", top_k=1)
+
+
 def test_result_tells_what_the_glb_shows(tmp_path: Path, store: SourceStore, monkeypatch) -> None:
     use(FakeModel(store, shift=0.1, growth=0.9), monkeypatch)
     (tmp_path / "scan.glb").write_bytes(to_glb(moved(MESHES["chair-low"], scale=3.0, shift=(1, 2, 3))))
@@ -272,6 +285,55 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
     for name in ("rank-1.glb", "result.json"):
         assert (tmp_path / "a" / "one" / name).read_bytes() == (tmp_path / "b" / "one" / name).read_bytes()
     assert (tmp_path / "a" / "one" / "rank-1.glb").read_bytes() == (tmp_path / "b" / "two" / "rank-1.glb").read_bytes()
+
+
+# Opening a run
+
+
+@dataclass(frozen=True)
+class FakeRun:
+    """What `open_database` reads of a trained run."""
+
+    config: Config
+    dataset_hash: str
+    source_ids: tuple[str, ...]
+    method: str = "ours"
+    has_retrieval: bool = True
+
+
+def fake_run(store: SourceStore, path: Path, **changes) -> FakeRun:
+    config = load_config(None, {"data.path": str(path), "run.path": "run", "model.connectivity": "false"})
+    return replace(FakeRun(config, open_dataset(path).hash, tuple(store.ids)), **changes)
+
+
+def test_run_brings_its_dataset(store: SourceStore, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "load_run", lambda path: fake_run(store, dataset))
+    database = matching.open_database("run", category="table", num_points=99999, top_k=2)
+    assert [database.store.ids[row] for row in database.rows] == ["table-a", "table-b"]
+    assert database.num_points == NUM_POINTS  # no more than are stored
+    assert not database.connectivity
+
+
+def test_moved_dataset_is_named(store: SourceStore, dataset: Path, tmp_path: Path, monkeypatch) -> None:
+    run = fake_run(store, dataset)
+    gone = load_config(None, {"data.path": str(tmp_path / "gone"), "run.path": "run"})
+    monkeypatch.setattr(matching, "load_run", lambda path: replace(run, config=gone))
+    with pytest.raises(InputError, match=r"dataset of run RUN: .*gone.*--data"):
+        matching.open_database("RUN")
+    assert len(matching.open_database("RUN", data=dataset).rows) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"dataset_hash": "0" * 64}, "is not the one that run RUN was trained on"),
+        ({"method": "df", "has_retrieval": False}, "method df, which learns no retrieval"),
+    ],
+)
+def test_runs_that_cannot_fit_are_refused(store, dataset, monkeypatch, changes: dict, expected: str) -> None:
+    monkeypatch.setattr(matching, "load_run", lambda path: fake_run(store, dataset, **changes))
+    with pytest.raises(InputError, match=expected):
+        matching.open_database("RUN")
 
 
 # Finding and naming inputs

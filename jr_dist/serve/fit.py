@@ -50,11 +50,11 @@ def fit(
 ) -> list[FitResult]:
     """Fit meshes, clouds and folders of them; write OUT/STEM/ (`result.json`, `rank-1.glb` ...) of each.
 
-    `top_k` sources nearest in the learned space (of `category` alone where given) are deformed and sorted by
-    chamfer after deformation; `refine` improves each by IDO from the network's parameters and keeps the
-    better. `up` and `index` say how the inputs stand. `data` names the dataset where it has moved since
-    training. OUT/STEM is written as a whole; an earlier result of the same name is replaced. A bad input
-    among several is reported and skipped.
+    `top_k` sources nearest in the learned space (of `category` alone where given) are deformed and sorted by chamfer
+    after deformation. `refine` improves each by IDO from the network's parameters and keeps the better; it is meant for
+    whole shapes, since on a partial scan it shrinks the model to what was seen. `up` and `index` say how the inputs
+    stand. `data` names the dataset where it has moved since training. OUT/STEM is written as a whole; an earlier result
+    of the same name is replaced. A bad input among several is reported and skipped.
 
     Raises `InputError` for a wrong setting, and where no input remains.
     """

@@ -72,6 +72,11 @@ def find_inputs(
                 f"folder {path} holds no shape; files ending in {', '.join(_SUFFIXES)} are allowed; name another folder"
             )
         found += [_input(file, {**own, **rows}, up) for file in files]
+    if rows and not any(source.path.resolve() in rows for source in found):
+        raise InputError(
+            f"index {index} names none of the {len(found)} inputs; its column 'file' holds paths relative to its "
+            "folder; correct them or leave the index out"
+        )
     if not found:
         raise InputError("no input given; name a mesh, a point cloud or a folder of them")
     return found

@@ -17,11 +17,11 @@ def fit_picture(points: np.ndarray, best: Fitted) -> Image.Image:
     candidate = best.candidate
     labels = [
         f"input, {len(points)} points",
-        f"{candidate.source} ({candidate.chamfer_before_x100:.3f})",
-        f"deformed ({candidate.chamfer_after_x100:.3f}, chamfer x100)",
+        f"source, chamfer x100 {candidate.chamfer_before_x100:.3f}",
+        f"deformed, chamfer x100 {candidate.chamfer_after_x100:.3f}",
     ]
     views = [render_points(points, size=SIZE), _view(best.mesh), _view(best.deformed_mesh())]
-    return contact_sheet(views, labels, columns=3)
+    return contact_sheet(views, labels, columns=3, title=candidate.source)
 
 
 def _view(mesh: PartMesh) -> np.ndarray:
