@@ -171,7 +171,7 @@ def _sample(
     areas = np.bincount(part_of_face, triangle_areas(vertices, faces))
     counts = allocate_points(areas, num_points)
     points = [
-        sample_triangles(vertices, faces[part_of_face == part], count, rng)[0] for part, count in enumerate(counts)
+        sample_triangles(vertices, faces[part_of_face == part], int(count), rng)[0] for part, count in enumerate(counts)
     ]
     order = rng.permutation(num_points)
     return np.concatenate(points)[order], np.repeat(np.arange(len(counts)), counts)[order]

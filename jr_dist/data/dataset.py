@@ -186,17 +186,36 @@ def read_batches(
     Raises `InputError` for a file that is damaged.
     """
     chosen = check_categories(dataset, categories)
-    schema = (source_schema if table == "sources" else target_schema)(dataset.num_points)
-    wanted = list(columns or schema.names)
+    wanted = list(columns or _schema_of(dataset, table).names)
     read = wanted if chosen is None or "category" in wanted else [*wanted, "category"]
+    for _, _, batch in read_groups(dataset, table, read):
+        if chosen is not None:
+            batch = batch.filter(pc.is_in(batch["category"], pa.array(chosen)))
+        if batch.num_rows:
+            yield batch.select(wanted)
+
+
+def read_groups(
+    dataset: Dataset, table: str, columns: Sequence[str]
+) -> Iterator[tuple[FileEntry, int, pa.RecordBatch]]:
+    """All row groups of a table in order: the file, the number of the group in it, its rows."""
     for entry in dataset.manifest.table_files(table):
-        with _open_parquet(dataset, entry, schema) as file:
+        with _open_parquet(dataset, entry, _schema_of(dataset, table)) as file:
             for group in range(file.num_row_groups):
-                batch = _read_group(dataset, entry, file, group, read)
-                if chosen is not None:
-                    batch = batch.filter(pc.is_in(batch["category"], pa.array(chosen)))
-                if batch.num_rows:
-                    yield batch.select(wanted)
+                yield entry, group, _read_group(dataset, entry, file, group, columns)
+
+
+def read_group(
+    dataset: Dataset, table: str, entry: FileEntry, group: int, columns: Sequence[str] | None = None
+) -> pa.RecordBatch:
+    """One row group, with all columns by default."""
+    schema = _schema_of(dataset, table)
+    with _open_parquet(dataset, entry, schema) as file:
+        return _read_group(dataset, entry, file, group, columns or schema.names)
+
+
+def _schema_of(dataset: Dataset, table: str) -> pa.Schema:
+    return (source_schema if table == "sources" else target_schema)(dataset.num_points)
 
 
 def _open_parquet(dataset: Dataset, entry: FileEntry, schema: pa.Schema) -> pq.ParquetFile:
@@ -217,10 +236,10 @@ def _open_parquet(dataset: Dataset, entry: FileEntry, schema: pa.Schema) -> pq.P
 
 
 def _read_group(
-    dataset: Dataset, entry: FileEntry, file: pq.ParquetFile, group: int, columns: list[str]
+    dataset: Dataset, entry: FileEntry, file: pq.ParquetFile, group: int, columns: Sequence[str]
 ) -> pa.RecordBatch:
     try:
-        return file.read_row_group(group, columns=columns).combine_chunks().to_batches()[0]
+        return file.read_row_group(group, columns=list(columns)).combine_chunks().to_batches()[0]
     except (pa.ArrowException, OSError) as error:
         raise _damaged(dataset, entry, error) from error
 
