@@ -110,8 +110,7 @@ def _wait_for(address: str, timeout: float) -> None:
         return
     if not host or not port.isdigit():
         raise InputError(
-            f"setting cluster.address is {address}; allowed is auto or HOST:PORT; a head node's port is "
-            "usually 6379"
+            f"setting cluster.address is {address}; allowed is auto or HOST:PORT; a head node's port is usually 6379"
         )
     deadline = time.monotonic() + timeout
     while True:
@@ -138,7 +137,5 @@ def _num_cpus(settings: ClusterConfig) -> int:
 def _store_mb(settings: ClusterConfig) -> int:
     # A container may give /dev/shm only 64 MB; a store that does not fit there goes to the slower disk.
     shared_memory = Path("/dev/shm")
-    free = (
-        shutil.disk_usage(shared_memory).free // _MB if shared_memory.is_dir() else settings.object_store_mb
-    )
+    free = shutil.disk_usage(shared_memory).free // _MB if shared_memory.is_dir() else settings.object_store_mb
     return max(100, min(settings.object_store_mb, int(0.8 * free)))

@@ -40,16 +40,12 @@ def read_tree(path: Path, known: Known) -> dict[str, dict[str, Any]]:
     """
     tree = _parse(path)
     if not isinstance(tree, dict):
-        raise InputError(
-            f"config file {path} is a {type(tree).__name__}; allowed are sections: {_names(known)}"
-        )
+        raise InputError(f"config file {path} is a {type(tree).__name__}; allowed are sections: {_names(known)}")
     for section, keys in tree.items():
         if section not in known:
             raise unknown_setting(str(section), path, known)
         if not isinstance(keys, dict | None):
-            raise InputError(
-                f"section {section} in {path} is {keys!r}; allowed are keys: {_names(known[section])}"
-            )
+            raise InputError(f"section {section} in {path} is {keys!r}; allowed are keys: {_names(known[section])}")
         for key in keys or {}:
             if key not in known[section]:
                 raise unknown_setting(f"{section}.{key}", path, known)
@@ -62,9 +58,7 @@ def _parse(path: Path) -> Any:
         with open(path, encoding="utf-8") as file:
             return yaml.load(file, _StrictLoader) or {}  # noqa: S506 - a SafeLoader
     except OSError as error:
-        raise InputError(
-            f"config file {path} can't be read ({error.strerror}); name an existing YAML file"
-        ) from None
+        raise InputError(f"config file {path} can't be read ({error.strerror}); name an existing YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}," if mark else ""
@@ -80,15 +74,11 @@ def unknown_setting(name: str, where: str | Path, known: Known) -> InputError:
     same_key = [setting for setting in settings if key and setting.endswith("." + key)]
     guesses = same_key or difflib.get_close_matches(name, [*settings, *known], n=1, cutoff=0.6)
     remedy = f"did you mean {guesses[0]}?" if guesses else "remove it"
-    allowed = (
-        f"{section} has {_names(known[section])}" if section in known else f"sections are {_names(known)}"
-    )
+    allowed = f"{section} has {_names(known[section])}" if section in known else f"sections are {_names(known)}"
     return InputError(f"unknown setting {name} in {where}; {allowed}; {remedy}")
 
 
-def invalid_value(
-    error: ValidationError, path: str | Path | None, overridden: Mapping[str, Any]
-) -> InputError:
+def invalid_value(error: ValidationError, path: str | Path | None, overridden: Mapping[str, Any]) -> InputError:
     """The first of pydantic's complaints as one line: setting, value, what is allowed, remedy."""
     details = error.errors()
     first = details[0]
@@ -100,13 +90,9 @@ def invalid_value(
     if first["type"] == "missing":
         # A section that is wholly absent is reported by its own name alone; what it lacks is its path.
         name = name if "." in name else f"{name}.path"
-        return InputError(
-            f"setting {name} is missing{where}; give it in the config file or as --{name} VALUE{more}"
-        )
+        return InputError(f"setting {name} is missing{where}; give it in the config file or as --{name} VALUE{more}")
     value = "empty" if first["input"] in ("", (), []) else first["input"]
-    return InputError(
-        f"setting {name} is {value}{where}; {_allowed(first)}; correct it, or pass --{name} VALUE{more}"
-    )
+    return InputError(f"setting {name} is {value}{where}; {_allowed(first)}; correct it, or pass --{name} VALUE{more}")
 
 
 def _allowed(detail: ErrorDetails) -> str:

@@ -53,9 +53,7 @@ class Progress:
         """`train step 120/1200 fit=0.0312 rate=12.1/s left=1:29`."""
         values = "".join(f" {name}={shown(value)}" for name, value in self.values.items())
         left = "?" if self.seconds_left is None else duration(self.seconds_left)
-        return (
-            f"{self.title} {self.unit} {self.done}/{self.total}{values} rate={shown(self.rate)}/s left={left}"
-        )
+        return f"{self.title} {self.unit} {self.done}/{self.total}{values} rate={shown(self.rate)}/s left={left}"
 
 
 @contextmanager

@@ -53,9 +53,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from jr_dist.data.synthesize.generate import synthesize
 
     path = tmp_path_factory.mktemp("tiny") / "dataset"
-    synthesize(
-        path, num_sources=12, num_targets=30, categories=("chair", "table", "cabinet"), seed=0, num_points=256
-    )
+    synthesize(path, num_sources=12, num_targets=30, categories=("chair", "table", "cabinet"), seed=0, num_points=256)
     return path
 
 
