@@ -3,44 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 520, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 44
-NUM_COLOURS = 6  # --line-0 ... in the page's style
+NUM_COLOURS = 6
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve; lines of one name share a colour and an entry of the legend."""
+    """One curve; lines of one name share an entry of the legend."""
 
     name: str
     xs: Sequence[float]
     ys: Sequence[float]
+    colour: int = 0  # of --line-0 ... in the page's style
 
 
 def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, log_x: bool = False, log_y: bool = False) -> str:
     """The lines as one SVG element, with axes, ticks and a legend below. Points that are not finite are left out."""
-    curves = [(line.name, _finite(line, log_x, log_y)) for line in lines]
-    curves = [(name, points) for name, points in curves if points]
+    curves = [(line, _finite(line, log_x, log_y)) for line in lines]
+    curves = [(line, points) for line, points in curves if points]
     if not curves:
         return ""
-    names = list(dict.fromkeys(name for name, _ in curves))
     x_axis = _Axis.around([x for _, points in curves for x, _ in points], log_x, LEFT, WIDTH - RIGHT)
-    y_axis = _Axis.around([y for _, points in curves for _, y in points], log_y, HEIGHT - BOTTOM, TOP)
+    y_axis = _Axis.around([y for _, points in curves for _, y in points], log_y, HEIGHT - BOTTOM, TOP, upright=True)
     parts = [*_grid(x_axis, y_axis), *_labels(x_label, y_label)]
-    for name, points in curves:
+    for line, points in curves:
         path = " ".join(f"{x_axis.place(x):.1f},{y_axis.place(y):.1f}" for x, y in points)
-        colour = f"var(--line-{names.index(name) % NUM_COLOURS})"
         if len(points) == 1:
             x, y = path.split(",")
-            parts.append(f'<circle cx="{x}" cy="{y}" r="3" style="fill:{colour}"/>')
-        parts.append(f'<polyline points="{path}" style="stroke:{colour}"><title>{escape(name)}</title></polyline>')
-    rows = -(-len(names) // 2)
-    parts += _legend(names)
-    height = HEIGHT + 18 * rows
+            parts.append(f'<circle cx="{x}" cy="{y}" r="3" style="fill:{_colour(line.colour)}"/>')
+        title = f"<title>{escape(line.name)}</title>"
+        parts.append(f'<polyline points="{path}" style="stroke:{_colour(line.colour)}">{title}</polyline>')
+    legend = {line.name: line.colour for line, _ in curves}
+    parts += _legend(legend)
+    height = HEIGHT + 18 * -(-len(legend) // 2)
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(y_label)} against '
         f'{escape(x_label)}">{"".join(parts)}</svg>'
@@ -56,13 +56,16 @@ class _Axis:
     end: float  # pixel of high
 
     @staticmethod
-    def around(values: Sequence[float], log: bool, start: float, end: float) -> _Axis:
+    def around(values: Sequence[float], log: bool, start: float, end: float, upright: bool = False) -> _Axis:
+        """An axis that holds the values; an upright one leaves some air above and below them."""
         low, high = min(values), max(values)
         if low == high:
             low, high = (low / 2, high * 2) if log else (low - abs(low) * 0.1 - 0.1, high + abs(high) * 0.1 + 0.1)
-        elif not log:
+        elif upright and log:
+            low, high = low / (high / low) ** 0.04, high * (high / low) ** 0.04
+        elif upright:
             margin = 0.04 * (high - low)
-            low, high = low - margin if low - margin > 0 or low < 0 else 0.0, high + margin
+            low, high = (0.0 if 0 <= low < margin else low - margin), high + margin
         return _Axis(low, high, log, start, end)
 
     def place(self, value: float) -> float:
@@ -73,8 +76,12 @@ class _Axis:
     def ticks(self) -> list[float]:
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            marks = [m * 10.0**e for e in decades for m in (1, 2, 5)]
-            return [mark for mark in marks if self.low * 0.999 <= mark <= self.high * 1.001]
+            for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+                marks = [m * 10.0**e for e in decades for m in digits]
+                inside = [mark for mark in marks if self.low * 0.999 <= mark <= self.high * 1.001]
+                if len(inside) >= 3:
+                    break
+            return inside
         rough = (self.high - self.low) / 5
         unit = 10 ** math.floor(math.log10(rough))
         step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough)
@@ -104,12 +111,16 @@ def _labels(x_label: str, y_label: str) -> list[str]:
     ]
 
 
-def _legend(names: Sequence[str]) -> list[str]:
+def _colour(index: int) -> str:
+    return f"var(--line-{index % NUM_COLOURS})"
+
+
+def _legend(names: Mapping[str, int]) -> list[str]:
     parts = []
-    for i, name in enumerate(names):
+    for i, (name, colour) in enumerate(names.items()):
         x, y = LEFT + (i % 2) * 225, HEIGHT + 10 + 18 * (i // 2)
-        colour = f"var(--line-{i % NUM_COLOURS})"
-        parts.append(f'<line class="key" x1="{x}" x2="{x + 18}" y1="{y - 4}" y2="{y - 4}" style="stroke:{colour}"/>')
+        place = f'x1="{x}" x2="{x + 18}" y1="{y - 4}" y2="{y - 4}"'
+        parts.append(f'<line class="key" {place} style="stroke:{_colour(colour)}"/>')
         parts.append(f'<text x="{x + 24}" y="{y}">{escape(name)}</text>')
     return parts
 
@@ -138,5 +149,5 @@ def interval_bar(mean: float, low: float | None, high: float | None, reach: floa
         side = "better" if high < 0 else "worse" if low > 0 else "open"
         bar = f'<line class="{side}" x1="{place(low):.1f}" x2="{place(high):.1f}" y1="9" y2="9"/>'
     zero = '<line class="zero" x1="80" x2="80" y1="0" y2="18"/>'
-    dot = f'<circle cx="{place(mean):.1f}" cy="9" r="3.5"/>'
+    dot = f'<circle cx="{place(mean):.1f}" cy="9" r="2.8"/>'
     return f'<svg class="bar" viewBox="0 0 160 18" aria-hidden="true">{zero}{bar}{dot}</svg>'

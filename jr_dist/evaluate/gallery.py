@@ -39,6 +39,7 @@ class Item:
     target: str
     category: str
     method: str
+    seed: int | None
     place: str  # how good it is among its category, in words
     pictures: tuple[Picture, ...]
 
@@ -93,17 +94,16 @@ def _items(
     before = SCALE * chamfer(undeformed, points).cpu().numpy()
     items = []
     for i, target in enumerate(chosen):
-        retrieved, best = str(result.retrieved[target]), str(result.best[target])
-        after, least = SCALE * float(result.fits[TOP_1][target]), SCALE * float(result.least[target])
+        name, retrieved, best = (str(x[target]) for x in (targets.ids, result.retrieved, result.best))
+        after, least = (SCALE * float(x[target]) for x in (result.fits[TOP_1], result.least))
+        cloud = png(render.render_points(points[i].cpu().numpy(), size=SIZE, radius=0.02))
         shown = (
-            Picture(
-                "target", str(targets.ids[target]), None, png(render.render_points(points[i].cpu().numpy(), size=SIZE))
-            ),
-            Picture("retrieved source", retrieved, float(before[i]), _source(ground, rows[i, 0])),
+            Picture("target", name, None, cloud),
+            Picture("retrieved", retrieved, float(before[i]), _source(ground, rows[i, 0])),
             Picture("deformed", retrieved, after, _source(ground, rows[i, 0], centre[i, 0], half_extent[i, 0])),
             Picture("oracle", best, least, _source(ground, rows[i, 1], centre[i, 1], half_extent[i, 1])),
         )
-        items.append(Item(str(targets.ids[target]), str(targets.categories[target]), run.name, places[i], shown))
+        items.append(Item(name, str(targets.categories[target]), result.method, result.seed, places[i], shown))
     return items
 
 

@@ -86,14 +86,15 @@ def difference_interval(row: Comparison) -> str:
 def counts(tables: Tables) -> str:
     """How many targets each column stands on."""
     number_of = {row.category: row.n for row in tables.summary}
-    return ", ".join(f"{number_of[name]} {name}" for name in (*tables.categories, ALL) if name in number_of)
+    each = ", ".join(f"{number_of[name]} {name}" for name in tables.categories if name in number_of)
+    return f"{number_of.get(ALL, sum(number_of.values()))} targets ({each})"
 
 
 def statement(tables: Tables) -> str:
     """What every number means, in one sentence."""
     return (
         f"Chamfer distance: {tables.chamfer.replace('x100', '×100')}; {tables.num_points} points a shape; frame "
-        f"{tables.frame}. Split {tables.split}: {counts(tables)} targets. Brackets: "
+        f"{tables.frame}. Split {tables.split}: {counts(tables)}. Brackets: "
         f"{tables.bootstrap['level']:.0%} bootstrap interval over targets ({tables.bootstrap['resamples']} resamples)."
     )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -15,8 +15,9 @@ from markupsafe import Markup
 from jr_dist.evaluate import markdown
 from jr_dist.evaluate.charts import Line, interval_bar, line_chart
 from jr_dist.evaluate.gallery import Item
+from jr_dist.evaluate.methods import DF, OURS, PAPERS_LETTER, R_DF, UNIFORM
 from jr_dist.evaluate.runs import LoadedRun
-from jr_dist.evaluate.tables import Comparison, Tables
+from jr_dist.evaluate.tables import ALL, Comparison, Ranking, Sanity, Tables
 
 # (part and key of metrics.jsonl, title, label of the axis, logarithmic): drawn where the runs logged them.
 _TRAINING = (
@@ -28,6 +29,8 @@ _TRAINING = (
     ("train", "distinct_recent", "Distinct sources retrieved lately", "sources", False),
 )
 MOST_POINTS = 200  # of a curve
+
+_Row = TypeVar("_Row", Ranking, Sanity)
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,12 @@ def to_html(tables: Tables, items: Sequence[Item], charts: Sequence[Chart]) -> s
         "yaml": _yaml,
         "code_spans": _code_spans,
         "interval_bar": _interval_bar,
+        "leading": _leading,
+        "others": lambda rows: [row for row in rows if row not in _leading(rows)],
     }
     return environment.get_template("template.html.j2").render(
         tables=tables,
+        name=PurePath(tables.dataset).name or tables.dataset,
         grids=markdown.grids(tables),
         statement=markdown.statement(tables),
         headline=headline(tables),
@@ -74,12 +80,15 @@ def headline(tables: Tables) -> str:
     if not rows:
         return ""
     best = min(rows, key=lambda row: row.chamfer_x100)
-    value = f"{markdown.number(best.chamfer_x100)} {markdown.interval(best)}"
-    return f"{best.method} fits best with one retrieved source: {value}"
+    shown = f"{markdown.number(best.chamfer_x100)} {markdown.interval(best)}".strip()
+    return f"With one retrieved source, {best.method} fits best: chamfer ×100 {shown} over {best.n} targets"
 
 
 def _best_of_chart(tables: Tables) -> list[Chart]:
-    lines = [Line(c.method, range(1, len(c.chamfer_x100) + 1), c.chamfer_x100) for c in tables.curves]
+    lines = [
+        Line(curve.method, range(1, len(curve.chamfer_x100) + 1), curve.chamfer_x100, _colour(curve.method))
+        for curve in tables.curves
+    ]
     svg = line_chart(lines, x_label="k, sources deformed (best kept)", y_label="chamfer ×100", log_x=True)
     return [Chart("Chamfer of the best of the first k retrieved", Markup(svg))] if svg else []
 
@@ -89,7 +98,7 @@ def training_charts(runs: Sequence[LoadedRun]) -> list[Chart]:
     logged = [(run.name, read_metrics(Path(run.path) / "metrics.jsonl")) for run in runs]
     charts = []
     for part, key, title, label, log_y in _TRAINING:
-        lines = [Line(name, *_series(entries, part, key)) for name, entries in logged]
+        lines = [Line(name, *_series(entries, part, key), _colour(name)) for name, entries in logged]
         if svg := line_chart(lines, x_label="step", y_label=label, log_y=log_y):
             charts.append(Chart(title, Markup(svg)))
     return charts
@@ -106,6 +115,13 @@ def read_metrics(path: Path) -> list[Mapping[str, Any]]:
         if isinstance(entry, dict):
             entries.append(entry)
     return entries
+
+
+def _colour(method: str) -> int:
+    """A method's colour, the same in every chart; DF lends its own to R+DF."""
+    order = (OURS, UNIFORM, DF, PAPERS_LETTER)
+    name = DF if method == R_DF else method
+    return order.index(name) if name in order else len(order)
 
 
 def _series(entries: Sequence[Mapping[str, Any]], part: str, key: str) -> tuple[list[float], list[float]]:
@@ -127,6 +143,12 @@ def _yaml(settings: Mapping[str, Any]) -> str:
         section, _, key = name.partition(".")
         tree.setdefault(section, {})[key] = list(value) if isinstance(value, tuple) else value
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def _leading(rows: Sequence[_Row]) -> list[_Row]:
+    """The rows over all categories, and those of a method and seed that has none."""
+    whole = {(row.method, row.seed) for row in rows if row.category == ALL}
+    return [row for row in rows if row.category == ALL or (row.method, row.seed) not in whole]
 
 
 def _ends(row: Comparison) -> tuple[float, ...]:
