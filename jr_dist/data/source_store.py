@@ -51,8 +51,8 @@ class SourceStore:
     ) -> SourceStore:
         """Read the sources of the categories (all by default), `num_points` points of each (all by default).
 
-        Raises `InputError` for a category the dataset lacks, a selection without sources, more points than are stored and
-        damaged files.
+        Raises `InputError` for a category the dataset lacks, a selection without sources, more points than are stored
+        and damaged files.
         """
         return _open(dataset, categories, num_points)
 
