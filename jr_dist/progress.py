@@ -66,9 +66,15 @@ def progress(
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Progress]:
-    """Report a job of `total` units, of which `done` were done before, on `stream` (stderr)."""
+    """Report a job of `total` units, of which `done` were done before, on `stream` (stderr).
+
+    A job of one unit is not reported: it has no progress, and what comes of it is said anyway.
+    """
     out = stream or sys.stderr
     state = Progress(title, total, done=done, unit=unit, clock=clock)
+    if total <= 1:
+        yield state
+        return
     draw = _bar if out.isatty() else _lines
     with draw(state, out):
         yield state

@@ -57,6 +57,38 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+#: settings with which every verb runs in seconds on `tiny_dataset`
+TINY_SETTINGS = {
+    "data.num_points": 128,
+    "data.encoder_points": 64,
+    "model.encoder_channels": (16, 32),
+    "model.hidden": (32, 16),
+    "model.global_code": 16,
+    "model.part_code": 8,
+    "model.target_code": 16,
+    "retrieval.embedding": 16,
+    "retrieval.num_candidates": 4,
+    "train.epochs": 2,
+    "train.warmup_epochs": 1,
+    "train.batch_size": 8,
+    "train.num_workers": 0,
+    "train.validate_every": 1,
+    "train.checkpoint_every": 1,
+    "evaluate.num_points": 256,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `ours` on `tiny_dataset`, trained for a few steps in this process."""
+    from jr_dist.config import load_config
+    from jr_dist.train.trainer import train
+
+    path = tmp_path_factory.mktemp("tiny") / "run"
+    train(load_config(None, {**TINY_SETTINGS, "data.path": str(tiny_dataset), "run.path": str(path)}))
+    return path
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return

@@ -77,6 +77,10 @@ def test_a_terminal_gets_a_bar():
     assert "20/20" in shown_on_terminal
 
 
+def test_a_job_of_one_unit_is_not_reported():
+    assert report(1, 60.0) == ""
+
+
 def test_durations_and_numbers():
     assert [duration(s) for s in (0, 7.4, 754, 3723)] == ["0:00", "0:07", "12:34", "1:02:03"]
     assert [shown(value) for value in (0.123456, 12345.6, 3, "x", 1e-9)] == ["0.123", "1.23e+04", "3", "x", "1e-09"]
