@@ -1,0 +1,88 @@
+"""Which targets and which of their points the batch of a step holds, and how it is read. No Ray, no torch: a read task
+starts in a fresh process, and every import delays its first batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jr_dist.data.dataset import Dataset, count_rows, read_targets
+from jr_dist.data.order import global_batch_indices, steps_per_epoch
+from jr_dist.errors import InputError
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """All that is needed to make the batch of any step of one rank."""
+
+    dataset: Dataset
+    split: str
+    categories: tuple[str, ...] | None
+    batch_size: int
+    num_points: int
+    seed: int
+    rank: int
+    world_size: int
+
+    @property
+    def step_bytes(self) -> int:
+        """Size of one batch."""
+        return self.batch_size * (12 * self.num_points + 8) + 8
+
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (B,) int64 and points (B, N, 3) float32 of a step."""
+        table = _points(self.dataset, self.split, self.categories)
+        rows = global_batch_indices(
+            len(table), self.batch_size, seed=self.seed, step=step, rank=self.rank, world_size=self.world_size
+        )
+        return rows, table[rows[:, None], self.chosen_points(step)]
+
+    def chosen_points(self, step: int) -> np.ndarray:
+        """Which stored points (N,) a step uses: the same for all its targets and ranks, in random order."""
+        raw = np.random.PCG64(np.random.SeedSequence([self.seed, step, 1])).random_raw(self.dataset.num_points)
+        return np.argsort(raw, kind="stable")[: self.num_points]
+
+
+def step_plan(
+    dataset: Dataset,
+    split: str,
+    categories: Sequence[str] | None,
+    *,
+    batch_size: int,
+    num_points: int,
+    encoder_points: int,
+    seed: int,
+    rank: int,
+    world_size: int,
+) -> StepPlan:
+    """The plan, checked.
+
+    Raises `InputError` for an unknown split or category, too few targets for one step of all ranks, and more points
+    than the dataset stores.
+    """
+    num_targets = count_rows(dataset, split, categories)
+    if steps_per_epoch(num_targets, batch_size, world_size) < 1:
+        raise InputError(
+            f"a batch of {batch_size} on each of {world_size} worker(s) takes {batch_size * world_size} targets, but "
+            f"split {split!r} of {dataset.path} has {num_targets}; lower the batch size or make a larger dataset"
+        )
+    if not 1 <= encoder_points <= num_points <= dataset.num_points:
+        raise InputError(
+            f"encoder_points is {encoder_points}, num_points {num_points}; allowed is encoder_points <= num_points <= "
+            f"{dataset.num_points}, the points stored in {dataset.path}"
+        )
+    chosen = tuple(categories) if categories else None
+    return StepPlan(dataset, split, chosen, batch_size, num_points, seed, rank, world_size)
+
+
+_tables: dict[tuple[str, str, str, tuple[str, ...] | None], np.ndarray] = {}
+
+
+def _points(dataset: Dataset, split: str, categories: tuple[str, ...] | None) -> np.ndarray:
+    """The points of a split [T, N, 3], read once by each process."""
+    key = (dataset.path, dataset.hash, split, categories)
+    if key not in _tables:
+        _tables[key] = read_targets(dataset, split, categories).points
+    return _tables[key]
