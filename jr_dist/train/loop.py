@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset, count_rows, open_dataset, read_targets
 from jr_dist.data.source_store import SourceStore
-from jr_dist.data.streams import TargetBatch
 from jr_dist.train.candidates import embedding_age, refresh_embeddings
 from jr_dist.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from jr_dist.train.group import Group
@@ -24,12 +23,15 @@ from jr_dist.train.state import TrainState, new_state
 from jr_dist.train.step import joint_step
 from jr_dist.train.validate import nearest_undeformed, validate
 
+if TYPE_CHECKING:  # the stream imports Ray; the loop does not need it
+    from jr_dist.data.streams import TargetBatch
+
 LOG_EVERY = 10
 #: distributions spread over more than this share of what they could be spread over say nothing
 FLAT_SHARE = 0.95
 
 # (dataset, config, group, first step, number of steps) -> one batch a step, in order
-BatchSource = Callable[[Dataset, Config, Group, int, int], Iterator[TargetBatch]]
+BatchSource = Callable[[Dataset, Config, Group, int, int], "Iterator[TargetBatch]"]
 # metrics of a validation, called by every rank equally often
 Report = Callable[[dict[str, Any]], None]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from jr_dist.bank.client import Codes
-from jr_dist.data.streams import TargetBatch
 from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.chamfer import chamfer
 from jr_dist.geometry.part_geometry import PartGeometry
@@ -29,6 +29,9 @@ from jr_dist.train.losses import (
 )
 from jr_dist.train.methods.plan import StepPlan
 from jr_dist.train.state import TrainState
+
+if TYPE_CHECKING:  # the stream imports Ray; the step does not need it
+    from jr_dist.data.streams import TargetBatch
 
 #: the learned log sigma_k may leave its matched start by this much either way: outside, p_fit is one-hot or flat
 FIT_SCALE_RANGE = 2.0
@@ -62,6 +65,7 @@ def joint_step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: floa
     # Eq. 2 sends no gradient into the deformation module, so a step of retrieval alone needs none there.
     with nullcontext() if plan.deformation else torch.no_grad():
         deformed = deform_pairs(state, codes, geometry, encoder_points, pairs)
+        _check_finite(state.step, "deformed points", deformed)
         fitting = chamfer(deformed, points, y_index=pairs.target_index).view(pairs.shape)
 
     squared = None
@@ -168,9 +172,15 @@ def _start_fit_scale(state: TrainState, codes: Codes, fitting: Tensor) -> None:
         codes.fit_scale.fill_(state.fit_scale_start)
 
 
+def _check_finite(step: int, what: str, values: Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise FloatingPointError(
+            f"step {step}: the {what} are not finite, so training diverged; nothing was updated; lower train.learning_rate"
+        )
+
+
 def _move(state: TrainState, codes: Codes, loss: Tensor, rate: float, *, batch_size: int) -> None:
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss of step {state.step} is {float(loss)}; nothing was updated")
+    _check_finite(state.step, "loss", loss)
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     state.group.average_gradients(state.networks.parameters())
