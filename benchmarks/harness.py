@@ -36,7 +36,9 @@ class Record:
 def parser(description: str | None) -> argparse.ArgumentParser:
     """--quick, --json FILE and --threads, which every benchmark here takes."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--quick", action="store_true", help="fewer pairs and rounds, under a minute or so")
+    result.add_argument(
+        "--quick", action="store_true", help="fewer pairs and rounds: a minute or so on an idle machine"
+    )
     result.add_argument("--json", type=Path, metavar="FILE", help="write the records here")
     result.add_argument("--threads", type=int, default=1, help="threads of every contender (default: 1)")
     return result
@@ -58,9 +60,11 @@ def machine(threads: int) -> str:
     return f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, {numbers}"
 
 
-def interleaved(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each round, after one call of each that isn't counted."""
-    for run in contenders.values():
+def interleaved(
+    contenders: dict[str, Callable[[], object]], rounds: int, *, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Seconds of each contender in each round, after one call of each that isn't counted (unless `warm_up` is off)."""
+    for run in contenders.values() if warm_up else ():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
@@ -100,29 +104,31 @@ class Boxes:
         return Boxes(self.centre + shift * self.half_extent, self.half_extent * (1 + scale))
 
 
-def random_boxes(rng: np.random.Generator, num_parts: int) -> Boxes:
-    """Slabs, bars and blocks about the origin."""
-    half_extent = np.exp(rng.uniform(np.log(0.02), np.log(0.6), (num_parts, 3)))
-    return Boxes(rng.uniform(-0.6, 0.6, (num_parts, 3)), half_extent)
+def random_boxes(rng: np.random.Generator, num_parts: int | None = None) -> Boxes:
+    """Slabs, bars and blocks, 4 to 16 unless told, in the canonical frame: centred, half-diagonal 1."""
+    count = int(rng.integers(4, 17)) if num_parts is None else num_parts
+    centre = rng.uniform(-0.6, 0.6, (count, 3))
+    half_extent = np.exp(rng.uniform(np.log(0.02), np.log(0.6), (count, 3)))
+    low, high = (centre - half_extent).min(0), (centre + half_extent).max(0)
+    scale = 2 / np.linalg.norm(high - low)
+    return Boxes((centre - (low + high) / 2) * scale, half_extent * scale)
 
 
 def sample(boxes: Boxes, num_points: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Points [N, 3] float32 spread evenly over the surfaces, in random order, half-diagonal 1; parts [N] int64."""
+    """Points [N, 3] float32 spread evenly over the surfaces, in random order, and the part [N] of each."""
     sides = np.stack([boxes.half_extent[:, [1, 2, 0]], boxes.half_extent[:, [2, 0, 1]]]).prod(0)
     share = sides.ravel() / sides.sum()
     part, axis = np.divmod(rng.choice(share.size, num_points, p=share), 3)
     canonical = rng.uniform(-1, 1, (num_points, 3))
     canonical[np.arange(num_points), axis] = rng.choice([-1.0, 1.0], num_points)
     points = boxes.centre[part] + boxes.half_extent[part] * canonical
-    low, high = points.min(0), points.max(0)
-    points = (points - (low + high) / 2) / np.linalg.norm((high - low) / 2)
     return points.astype(np.float32), part
 
 
 def near_pairs(num_pairs: int, num_points: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """A shape and another sampling of it, each part a little moved: what training comes to."""
     rng = np.random.default_rng(seed)
-    shapes = [random_boxes(rng, int(rng.integers(4, 17))) for _ in range(num_pairs)]
+    shapes = [random_boxes(rng) for _ in range(num_pairs)]
     x = [sample(shape.moved(0.05, rng), num_points, rng)[0] for shape in shapes]
     y = [sample(shape, num_points, rng)[0] for shape in shapes]
     return torch.from_numpy(np.stack(x)), torch.from_numpy(np.stack(y))
@@ -131,5 +137,5 @@ def near_pairs(num_pairs: int, num_points: int, seed: int = 0) -> tuple[torch.Te
 def far_pairs(num_pairs: int, num_points: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Two shapes that have nothing to do with each other: what training starts from."""
     rng = np.random.default_rng(seed)
-    clouds = [sample(random_boxes(rng, int(rng.integers(4, 17))), num_points, rng)[0] for _ in range(2 * num_pairs)]
+    clouds = [sample(random_boxes(rng), num_points, rng)[0] for _ in range(2 * num_pairs)]
     return torch.from_numpy(np.stack(clouds[:num_pairs])), torch.from_numpy(np.stack(clouds[num_pairs:]))
