@@ -240,7 +240,7 @@ def cross(rng: np.random.Generator, f: BackFrame, style: BackStyle):
 
 def shell(rng: np.random.Generator, f: BackFrame, style: BackStyle):
     """A panel that wraps round the sides of the seat: a tub."""
-    forward = f.half_width * uniform(rng, 0.7, 1.5)
+    forward = min(f.half_width * uniform(rng, 0.7, 1.5), 1.9 * abs(f.z))  # no further than the seat reaches
     corner = min(f.half_width, forward) * uniform(rng, 0.4, 0.9)
     t = max(f.thickness, 0.02)
     ends = [

@@ -102,7 +102,7 @@ def _draw_back_frame(rng: np.random.Generator, seat: Seat, kind: str) -> BackFra
     recline = math.tan(math.radians(uniform(rng, 0, 20)))
     bend = 0.0 if kind in ("upholstered", "shell") or chance(rng, 0.4) else uniform(rng, 0.02, 0.22)
     if not seat.is_round:
-        half_width = seat.half_x * (1.0 if kind == "shell" else uniform(rng, 0.78, 1.0))
+        half_width = (seat.half_x - seat.tuck) * (1.0 if kind == "shell" else uniform(rng, 0.78, 1.0))
         return BackFrame(
             half_width, seat.top - EMBED, height, -seat.half_z + thickness, thickness, recline, bend * half_width
         )

@@ -38,34 +38,41 @@ class Seat:
     underside: float
     is_round: bool
     label: str
-    inset: float = 0.0  # how far inside the corners a base must stay
+    tuck: float = 0.0  # how much less wide it is at the rear, or at its corners, than half_x says
 
     @property
     def stand(self) -> Stand:
         """What a base under this seat carries."""
-        return Stand(self.half_x - self.inset, self.half_z - self.inset, self.underside, self.is_round)
+        return Stand(self.half_x - self.tuck, self.half_z - 0.5 * self.tuck, self.underside, self.is_round)
 
     def edge_x(self, z: float) -> float:
-        """Half-width of the seat at a depth."""
-        return self.half_x * math.sqrt(max(1 - (z / self.half_z) ** 2, 0.04)) if self.is_round else self.half_x
+        """Half-width of the seat at a depth, at the least."""
+        if self.is_round:
+            return self.half_x * math.sqrt(max(1 - (z / self.half_z) ** 2, 0.04))
+        return self.half_x - self.tuck * (0.5 - 0.5 * z / self.half_z)
 
 
 def _slab(rng, low, high, frame: Material, cover: Material):
-    (x, z), rear = (high[0], high[2]), uniform(rng, 0.72, 1.0)
+    x, z = high[0], high[2]
     kind = pick(rng, {"rounded": 1, "trapezoid": 1, "box": 1})
     if kind == "rounded":
-        return [part("seat", frame, rounded_slab(low, high, uniform(rng, 0.02, 0.4) * min(x, z)))], ""
+        corner = uniform(rng, 0.02, 0.4) * min(x, z)
+        return [part("seat", frame, rounded_slab(low, high, corner))], "", 0.5 * corner
     if kind == "box":
-        return [part("seat", frame, box(low, high))], ""
+        return [part("seat", frame, box(low, high))], "", 0.0
+    rear = uniform(rng, 0.8, 1.0) * x
     rings = [
-        [(-w, low[1], d), (w, low[1], d), (w, high[1], d), (-w, high[1], d)]
-        for d, w in ((low[2], rear * x), (high[2], x))
+        [(-w, low[1], d), (w, low[1], d), (w, high[1], d), (-w, high[1], d)] for d, w in ((low[2], rear), (high[2], x))
     ]
-    return [part("seat", frame, loft(np.array(rings)))], ""
+    return [part("seat", frame, loft(np.array(rings)))], "", x - rear
 
 
 def _cushion(rng, low, high, frame: Material, cover: Material):
-    return [part("seat", cover, cushion(low, high, (high[1] - low[1]) * uniform(rng, 0.2, 0.48)))], ""
+    return (
+        [part("seat", cover, cushion(low, high, (high[1] - low[1]) * uniform(rng, 0.2, 0.48)))],
+        "",
+        0.3 * (high[1] - low[1]),
+    )
 
 
 def _framed(rng, low, high, frame: Material, cover: Material):
@@ -74,24 +81,19 @@ def _framed(rng, low, high, frame: Material, cover: Material):
     middle = (high[0], split, high[2])
     pad_low, pad_high = (low[0] * 0.97, split - EMBED, low[2] * 0.97), (high[0] * 0.97, high[1], high[2] * 0.97)
     pad = cushion(pad_low, pad_high, (high[1] - split) * 0.45)
-    return [part("seat_frame", frame, box(low, middle)), part("seat", cover, pad)], "seat-framed"
+    return [part("seat_frame", frame, box(low, middle)), part("seat", cover, pad)], "seat-framed", 0.0
 
 
 def _planks(rng, low, high, frame: Material, cover: Material):
-    """Boards across two rails."""
+    """Boards on a plate."""
     count, t = whole(rng, 3, 5), (high[1] - low[1]) / 2
     pitch = (high[2] - low[2]) / count
-    parts = []
-    for side, sign in (("left", -1), ("right", 1)):
-        x = sign * (high[0] * 0.86)
-        parts.append(
-            part(f"seat_rail_{side}", frame, box((x - 0.015, low[1], low[2]), (x + 0.015, high[1] - t, high[2])))
-        )
+    parts = [part("seat_frame", frame, box(low, (high[0] - 0.004, high[1] - t, high[2] - 0.004)))]
     for i in range(count):
         z = low[2] + (i + 0.5) * pitch
         board = block((0, high[1] - t / 2 - EMBED / 2, z), (2 * high[0], t + EMBED, pitch * 0.86))
         parts.append(part(f"seat_board_{i + 1}", frame, board))
-    return parts, f"seat-planks{count}"
+    return parts, f"seat-planks{count}", 0.0
 
 
 def _pair(rng, low, high, frame: Material, cover: Material):
@@ -101,7 +103,7 @@ def _pair(rng, low, high, frame: Material, cover: Material):
     for side, x0, x1 in (("left", low[0], 0.0), ("right", 0.0, high[0])):
         pad = cushion((x0, split - EMBED, low[2]), (x1, high[1], high[2]), (high[1] - split) * 0.45)
         parts.append(part(f"seat_cushion_{side}", cover, pad))
-    return parts, "seat-pair"
+    return parts, "seat-pair", 0.0
 
 
 def draw_seat(
@@ -113,26 +115,16 @@ def draw_seat(
     low, high = (-width / 2, height - thickness, -depth / 2), (width / 2, height, depth / 2)
     if is_round:
         radius = (width + depth) / 4
-        kind = disc((0, low[1], 0), radius, radius, thickness)
-        return Seat(
-            [part("seat", frame if thickness < 0.05 else cover, kind)],
-            radius,
-            radius,
-            height,
-            low[1],
-            True,
-            "seat-round",
-        )
+        parts = [part("seat", frame if thickness < 0.05 else cover, disc((0, low[1], 0), radius, radius, thickness))]
+        return Seat(parts, radius, radius, height, low[1], True, "seat-round")
     if width > 0.9 and chance(rng, 0.6):
         kind = _pair
     elif thickness < 0.05:
         kind = _planks if chance(rng, 0.12) else _slab
     else:
         kind = _framed if chance(rng, 0.4) else _cushion
-    parts, label = kind(rng, low, high, frame, cover)
-    # Rounded, tapering and stuffed seats have less under their corners.
-    inset = 0.12 * min(width, depth) / 2 if kind is _slab else 0.3 * thickness if kind is _cushion else 0.0
-    return Seat(parts, width / 2, depth / 2, height, low[1], False, label, inset)
+    parts, label, tuck = kind(rng, low, high, frame, cover)
+    return Seat(parts, width / 2, depth / 2, height, low[1], False, label, tuck)
 
 
 def draw_arms(
@@ -171,8 +163,9 @@ def _post_arm(rng, seat: Seat, back: BackFrame, frame, cover, rise: float, t: fl
 
 
 def _loop_arm(rng, seat: Seat, back, frame, cover, rise: float, t: float) -> Pieces:
-    x, y = seat.half_x + t / 2 - EMBED, seat.top + rise
+    y = seat.top + rise
     rear, front = -seat.half_z * uniform(rng, 0.5, 0.9), seat.half_z * uniform(rng, 0.3, 0.9)
+    x = seat.edge_x(rear) + t / 2 - EMBED
     if seat.is_round:
         rear, front, x = -0.4 * seat.half_z, 0.4 * seat.half_z, seat.edge_x(0.4 * seat.half_z) + t / 2 - EMBED
     low = (seat.top + seat.underside) / 2 - 0.01
@@ -187,7 +180,7 @@ def _loop_arm(rng, seat: Seat, back, frame, cover, rise: float, t: float) -> Pie
 def _slab_arm(rng, seat: Seat, back, frame, cover, rise: float, t: float) -> Pieces:
     wide, y = min(uniform(rng, 0.04, 0.16), 0.4 * seat.half_x), seat.top + rise
     low = 0.02 if chance(rng, 0.35) else seat.underside
-    corner = (seat.half_x - EMBED, low, -seat.half_z)
+    corner = (seat.half_x - seat.tuck - EMBED, low, -seat.half_z)
     front = seat.half_z * uniform(rng, 0.7, 1.0)
     return [("arm", [(cushion(corner, (seat.half_x + wide, y, front), min(0.03, wide * 0.4), axis=0), cover)])]
 

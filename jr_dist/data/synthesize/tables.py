@@ -78,7 +78,7 @@ def _draw_top(rng, use: str, width: float, depth: float, height: float, frame: M
     kind = pick(rng, shapes)
     if kind == "rectangle":
         surface = GLASS if chance(rng, 0.08) else surface
-        corner = uniform(rng, 0.01, 0.4) * min(width, depth) if chance(rng, 0.35) else 0.0
+        corner = uniform(rng, 0.01, 0.12 if use == "desk" else 0.4) * min(width, depth) if chance(rng, 0.35) else 0.0
         solid = rounded_slab(low, high, corner) if corner else box(low, high)
         inside = 0.3 * corner  # a round corner leaves this much less to stand under
         return [part("top", surface, solid)], "", Stand(width / 2 - inside, depth / 2 - inside, low[1])
@@ -105,7 +105,7 @@ def _draw_base(rng, stand: Stand, frame: Material, *, boards: bool):
         "sled": 1.2,
         "slabs": 1.2,
         "trestle": 1.8,
-        "twin": 0.8,
+        "twin": 1.8,
         "plinth": 0.35,
         "crossed": 0.0,
     }
@@ -124,7 +124,7 @@ def _draw_base(rng, stand: Stand, frame: Material, *, boards: bool):
         style = draw_leg_style(rng, stand.height, (0.022, 0.075))
         return tripod(stand, style, frame, inset=uniform(rng, 0.02, 0.1)), "legs3"
     if kind == "trestle":
-        return draw_trestle(rng, stand, frame)
+        return draw_trestle(rng, stand, frame, boards=boards)
     if kind == "twin":
         return twin_pedestals(rng, stand, frame)
     thick = (0.04, 0.16) if kind in ("pedestal", "star") else (0.018, 0.06)

@@ -19,12 +19,18 @@ def _both_ends(material: Material, right: dict[str, Solid]) -> list[Part]:
     ]
 
 
-def draw_trestle(rng: np.random.Generator, stand: Stand, material: Material) -> tuple[list[Part], str]:
-    """Two trestles and, mostly, a beam between them."""
-    kind = pick(rng, {"t": 1.2, "a": 1.0, "x": 1.2})
+def draw_trestle(
+    rng: np.random.Generator, stand: Stand, material: Material, *, boards: bool = False
+) -> tuple[list[Part], str]:
+    """Two trestles and, mostly, a beam between them. `boards`: they carry loose boards, so they reach under all."""
+    kind = "t" if boards else pick(rng, {"t": 1.2, "a": 1.0, "x": 1.2})
     x = stand.half_x * uniform(rng, 0.6, 0.9) * (math.sqrt(0.5) if stand.is_round else 1.0)
     t = log_uniform(rng, 0.03, 0.09)
-    ends, y = {"t": _t_end, "a": _a_end, "x": _x_end}[kind](rng, stand, x, t)
+    if kind == "t":
+        head = uniform(rng, 0.85, 0.95) if boards else uniform(rng, 0.5, 0.9)
+        ends, y = _t_end(rng, stand, x, t, head)
+    else:
+        ends, y = (_a_end if kind == "a" else _x_end)(rng, stand, x, t)
     parts = _both_ends(material, ends)
     if not chance(rng, 0.75):
         return parts, f"trestle-{kind}"
@@ -33,9 +39,9 @@ def draw_trestle(rng: np.random.Generator, stand: Stand, material: Material) -> 
     return parts, f"trestle-{kind}-beam"
 
 
-def _t_end(rng, stand: Stand, x: float, t: float):
-    """A post between a foot and a head."""
-    foot_z, head_z = stand.half_z * uniform(rng, 0.6, 0.95), stand.half_z * uniform(rng, 0.5, 0.9)
+def _t_end(rng, stand: Stand, x: float, t: float, head: float):
+    """A post between a foot and a head that reaches `head` of the way to the edge."""
+    foot_z, head_z = stand.half_z * uniform(rng, 0.6, 0.95), stand.half_z * head
     width, top = t * uniform(rng, 1.0, 3.5), stand.height
     ends = {
         "foot": box((x - t / 2, 0, -foot_z), (x + t / 2, t, foot_z)),
