@@ -29,6 +29,7 @@ from jr_dist.data.synthesize.style import (
 
 LEG_THICKNESS = (0.018, 0.065)
 COLUMN_THICKNESS = (0.03, 0.1)
+WITH_HEADREST = ("solid", "upholstered", "framed")
 
 
 def draw_chair(rng: np.random.Generator) -> Shape:
@@ -125,7 +126,7 @@ def _draw_back(rng: np.random.Generator, back: BackFrame, kind: str, frame: Mate
     )
     parts, label = BACKS[kind](rng, back, style)
     labels = [label]
-    if kind in ("solid", "upholstered", "framed") and back.height > 0.3 and chance(rng, 0.25):
+    if kind in WITH_HEADREST and back.height > 0.3 and back.half_width < 0.4 and chance(rng, 0.3):
         parts.append(headrest(rng, back, cover, frame))
         labels.append("headrest")
     return [p.warped(back.warp) for p in parts], labels
