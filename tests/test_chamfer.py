@@ -86,7 +86,7 @@ def gradients(function, x, y, weights):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("sizes", [(300, 300), (300, 77), (5, 40), (1, 1), (2048, 2048)])
+@pytest.mark.parametrize("sizes", [(300, 300), (300, 77), (5, 40), (1, 1), (1024, 1024)])
 def test_gradient_equals_float64_autograd(backend, sizes):
     x, y = clouds(3, sizes[0], 5), clouds(3, sizes[1], 6)
     weights = torch.tensor([1.0, -0.5, 3.0])

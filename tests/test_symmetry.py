@@ -22,7 +22,7 @@ def test_mirror_is_its_own_inverse_and_keeps_the_plane():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("num_points", [1, 2, 15, 16, 17, 200, 2048])
+@pytest.mark.parametrize("num_points", [1, 2, 15, 16, 17, 200, 700])
 def test_equals_the_chamfer_with_the_mirror_image(backend, num_points):
     points, weights = clouds(3, num_points, num_points), torch.tensor([1.0, 2.0, -1.0])
     loss = symmetry_loss(points, backend=backend)

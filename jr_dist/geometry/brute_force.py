@@ -39,18 +39,25 @@ def _squared_distances(x: Float[Tensor, "M n 3"], y: Float[Tensor, "M N2 3"]) ->
 
 
 def pairs_by_comparison(
-    x: Float[Tensor, "M N 3"], y: Float[Tensor, "B N2 3"], rows: Int64[Tensor, " M"], *, two_sided: bool
-) -> tuple[Float[Tensor, " M"], Float[Tensor, "M N 3"], Float[Tensor, "M N2 3"]]:
-    """Chamfer of pairs (x[m], y[rows[m]]) with its gradient to each cloud; one direction unless two-sided."""
+    x: Float[Tensor, "M N 3"],
+    y: Float[Tensor, "B N2 3"],
+    rows: Int64[Tensor, " M"],
+    *,
+    two_sided: bool,
+    gradient: bool,
+) -> tuple[Float[Tensor, " M"], Float[Tensor, "M N 3"] | None, Float[Tensor, "M N2 3"] | None]:
+    """Chamfer of pairs (x[m], y[rows[m]]), one direction unless two-sided, and its gradient to each if asked for."""
     paired = y[rows]
     distances, indices = nearest_by_comparison(x, y, rows)
     value = distances.mean(1)
-    gradient_x, gradient_y = torch.zeros_like(x), torch.zeros_like(paired)
-    _add_gradient(x, paired, indices, gradient_x, gradient_y)
+    gradient_x, gradient_y = (torch.zeros_like(x), torch.zeros_like(paired)) if gradient else (None, None)
+    if gradient:
+        _add_gradient(x, paired, indices, gradient_x, gradient_y)
     if two_sided:
         distances, indices = nearest_by_comparison(paired, x, torch.arange(len(x), device=x.device))
         value = value + distances.mean(1)
-        _add_gradient(paired, x, indices, gradient_y, gradient_x)
+        if gradient:
+            _add_gradient(paired, x, indices, gradient_y, gradient_x)
     return value, gradient_x, gradient_y
 
 
@@ -59,7 +66,12 @@ def _add_gradient(queries, cloud, indices, to_queries, to_cloud):
     pairs = torch.arange(len(queries), device=queries.device)[:, None]
     pull = (queries - cloud[pairs, indices]) * (2 / queries.shape[1])
     to_queries += pull
-    if queries.is_cuda:  # sorts and adds, where a scatter would add in any order: the same bits every time
-        to_cloud.index_put_((pairs, indices), -pull, accumulate=True)
-    else:
-        to_cloud.scatter_add_(1, indices[..., None].expand(-1, -1, 3), -pull)
+    add_at(to_cloud.flatten(0, 1), (pairs * cloud.shape[1] + indices).flatten(), -pull.flatten(0, 1))
+
+
+def add_at(table: Float[Tensor, "R ..."], rows: Int64[Tensor, " r"], values: Float[Tensor, "r ..."]) -> None:
+    """table[rows] += values, counting repeated rows, with the same bits every time."""
+    if table.is_cuda:  # sorts first; index_add_ adds in any order there
+        table.index_put_((rows,), values, accumulate=True)
+    else:  # one after another; index_put_ adds in any order here
+        table.index_add_(0, rows, values)

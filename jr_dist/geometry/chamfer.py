@@ -2,6 +2,9 @@
 
 On the CPU it is exact and pruned (nearest.py), elsewhere brute force (brute_force.py), which is also the check. The
 gradient needs only who is nearest to whom, so it is made together with the value.
+
+The compiled code is kept beside the source or, where that can't be written, in the user's cache; the environment
+variable NUMBA_CACHE_DIR names another place. The first call on a new machine compiles for some ten seconds.
 """
 
 from typing import Literal
@@ -14,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from jr_dist.errors import InputError
 from jr_dist.geometry import nearest
-from jr_dist.geometry.brute_force import nearest_by_comparison, pairs_by_comparison
+from jr_dist.geometry.brute_force import add_at, nearest_by_comparison, pairs_by_comparison
 
 Backend = Literal["auto", "numba", "torch"]
 
@@ -107,7 +110,7 @@ class _Chamfer(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, y, rows, x_order, y_order, backend, two_sided, wanted):
         if backend == "torch":
-            value, gradient_x, gradient_y = pairs_by_comparison(x, y, rows, two_sided=two_sided)
+            value, gradient_x, gradient_y = pairs_by_comparison(x, y, rows, two_sided=two_sided, gradient=any(wanted))
         else:
             arrays = nearest.pairs(
                 as_array(x),
@@ -133,7 +136,7 @@ class _Chamfer(torch.autograd.Function):
         to_y = None
         if ctx.needs_input_grad[1]:
             to_y = gradient_y.new_zeros((ctx.num_y, *gradient_y.shape[1:]))
-            to_y.index_put_((rows,), gradient_y * scale, accumulate=True)
+            add_at(to_y, rows, gradient_y * scale)
         return to_x, to_y, None, None, None, None, None, None
 
 
@@ -147,7 +150,7 @@ def _evaluate(x, y, y_index, x_order, y_order, backend, *, two_sided):
 
 
 def choose_backend(backend: str, *clouds: Tensor) -> str:
-    """ "numba" or "torch"; raises InputError for a backend that does not exist or cannot take these tensors."""
+    """Which of "numba" and "torch"; raises InputError for one that does not exist or cannot take these tensors."""
     fits = all(cloud.device.type == "cpu" and cloud.dtype == torch.float32 for cloud in clouds)
     if backend == "auto":
         return "numba" if fits else "torch"
