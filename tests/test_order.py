@@ -13,8 +13,9 @@ sizes = st.tuples(st.integers(1, 200), st.integers(1, 12), st.integers(1, 5)).fi
 seeds = st.integers(0, 2**40)
 
 
-def epoch_of(num_targets, batch_size, world_size, seed, epoch) -> np.ndarray:
+def epoch_of(size: tuple[int, int, int], seed: int, epoch: int) -> np.ndarray:
     """[steps, ranks, B]"""
+    num_targets, batch_size, world_size = size
     return np.array(
         [
             [
@@ -31,7 +32,7 @@ def epoch_of(num_targets, batch_size, world_size, seed, epoch) -> np.ndarray:
 @given(sizes, seeds, st.integers(0, 5))
 def test_an_epoch_visits_no_target_twice_and_leaves_less_than_a_step_over(size, seed, epoch):
     num_targets, batch_size, world_size = size
-    seen = epoch_of(*size, seed, epoch).ravel()
+    seen = epoch_of(size, seed, epoch).ravel()
     assert seen.dtype == np.int64
     assert len(np.unique(seen)) == len(seen)
     assert set(seen) <= set(range(num_targets))
@@ -41,26 +42,26 @@ def test_an_epoch_visits_no_target_twice_and_leaves_less_than_a_step_over(size, 
 @given(sizes, seeds)
 def test_many_workers_see_what_one_with_a_large_batch_sees(size, seed):
     num_targets, batch_size, world_size = size
-    together = epoch_of(num_targets, batch_size * world_size, 1, seed, 0)
-    np.testing.assert_array_equal(epoch_of(*size, seed, 0).reshape(together.shape), together)
+    together = epoch_of((num_targets, batch_size * world_size, 1), seed, 0)
+    np.testing.assert_array_equal(epoch_of(size, seed, 0).reshape(together.shape), together)
 
 
 @given(st.integers(1, 60), seeds)
 def test_batches_of_one_are_a_permutation(num_targets, seed):
-    assert sorted(epoch_of(num_targets, 1, 1, seed, 3).ravel()) == list(range(num_targets))
+    assert sorted(epoch_of((num_targets, 1, 1), seed, 3).ravel()) == list(range(num_targets))
 
 
 def test_epochs_and_seeds_differ():
-    first = epoch_of(100, 10, 1, 0, 0)
-    assert not np.array_equal(first, epoch_of(100, 10, 1, 0, 1))
-    assert not np.array_equal(first, epoch_of(100, 10, 1, 1, 0))
+    first = epoch_of((100, 10, 1), 0, 0)
+    assert not np.array_equal(first, epoch_of((100, 10, 1), 0, 1))
+    assert not np.array_equal(first, epoch_of((100, 10, 1), 1, 0))
 
 
 def test_the_leftover_moves_on():
     """7 of 23 targets are left over in an epoch; over some epochs each target has its turn, about equally often."""
     visits = np.zeros(23)
     for epoch in range(300):
-        np.add.at(visits, epoch_of(23, 8, 2, 0, epoch).ravel(), 1)
+        np.add.at(visits, epoch_of((23, 8, 2), 0, epoch).ravel(), 1)
     expected = 300 * 16 / 23
     assert np.abs(visits - expected).max() < 5 * np.sqrt(300 * (16 / 23) * (7 / 23))
 

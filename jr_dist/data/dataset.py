@@ -6,50 +6,23 @@ DATASET/manifest.json, sources/*.parquet, targets/{train,val,test}/*.parquet; th
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from jr_dist.atomic import atomic_directory
 from jr_dist.data import storage
-from jr_dist.data.manifest import MANIFEST, SPLITS, FileEntry, Manifest, from_text, to_text
+from jr_dist.data.manifest import MANIFEST, SPLITS, FileEntry, Manifest, from_text
 from jr_dist.data.records import SourceModel, TargetShape
-from jr_dist.data.schema import source_schema, sources_from, target_schema, targets_from, tensor
-from jr_dist.data.table_writer import write_table
+from jr_dist.data.schema import sources_from, targets_from, tensor
+from jr_dist.data.table_reader import Dataset, read_groups, schema_of
+from jr_dist.data.table_writer import write_tables
 from jr_dist.errors import InputError
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """An opened dataset: where it lies and its manifest; rows are read when asked for. Small, and it pickles."""
-
-    path: str
-    manifest: Manifest
-    filesystem: pafs.FileSystem | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def num_points(self) -> int:
-        """Points stored for every source and target."""
-        return self.manifest.num_points
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """All categories, sorted."""
-        return tuple(sorted(self.manifest.categories))
-
-    @property
-    def hash(self) -> str:
-        """The name of its content: two datasets with this hash hold the same rows in the same order."""
-        return self.manifest.hash
 
 
 @dataclass(frozen=True)
@@ -99,9 +72,9 @@ def write_dataset(
         place, root = storage.resolve(location, filesystem)
         if not storage.is_empty(place, root):
             raise InputError(f"output {location} is not empty; allowed is a new place; remove it or name another")
-        return _write_all(place, root, location, sources, targets, how)
+        return write_tables(place, root, location, sources, targets, how)
     with atomic_directory(location, replace=replace) as aside:
-        return _write_all(pafs.LocalFileSystem(), str(aside), location, sources, targets, how)
+        return write_tables(pafs.LocalFileSystem(), str(aside), location, sources, targets, how)
 
 
 def open_dataset(path: str | Path, *, verify: bool = False, filesystem: pafs.FileSystem | None = None) -> Dataset:
@@ -147,7 +120,7 @@ def count_rows(dataset: Dataset, table: str, categories: Sequence[str] | None = 
 
 
 def read_sources(dataset: Dataset, categories: Sequence[str] | None = None) -> Iterator[SourceModel]:
-    """The sources one by one, in the order of the file. Raises `InputError` where there is none or a file is damaged."""
+    """The sources one by one, in the order of the file. Raises `InputError` where there is none or one is damaged."""
     _check_not_empty(dataset, "sources", categories)
     return (source for batch in read_batches(dataset, "sources", categories) for source in sources_from(batch))
 
@@ -186,110 +159,13 @@ def read_batches(
     Raises `InputError` for a file that is damaged.
     """
     chosen = check_categories(dataset, categories)
-    wanted = list(columns or _schema_of(dataset, table).names)
+    wanted = list(columns or schema_of(dataset, table).names)
     read = wanted if chosen is None or "category" in wanted else [*wanted, "category"]
     for _, _, batch in read_groups(dataset, table, read):
         if chosen is not None:
-            batch = batch.filter(pc.is_in(batch["category"], pa.array(chosen)))
+            batch = batch.filter(pa.array([name in chosen for name in batch["category"].to_pylist()]))
         if batch.num_rows:
             yield batch.select(wanted)
-
-
-def read_groups(
-    dataset: Dataset, table: str, columns: Sequence[str]
-) -> Iterator[tuple[FileEntry, int, pa.RecordBatch]]:
-    """All row groups of a table in order: the file, the number of the group in it, its rows."""
-    for entry in dataset.manifest.table_files(table):
-        with _open_parquet(dataset, entry, _schema_of(dataset, table)) as file:
-            for group in range(file.num_row_groups):
-                yield entry, group, _read_group(dataset, entry, file, group, columns)
-
-
-def read_group(
-    dataset: Dataset, table: str, entry: FileEntry, group: int, columns: Sequence[str] | None = None
-) -> pa.RecordBatch:
-    """One row group, with all columns by default."""
-    schema = _schema_of(dataset, table)
-    with _open_parquet(dataset, entry, schema) as file:
-        return _read_group(dataset, entry, file, group, columns or schema.names)
-
-
-def _schema_of(dataset: Dataset, table: str) -> pa.Schema:
-    return (source_schema if table == "sources" else target_schema)(dataset.num_points)
-
-
-def _open_parquet(dataset: Dataset, entry: FileEntry, schema: pa.Schema) -> pq.ParquetFile:
-    place, root = storage.resolve(dataset.path, dataset.filesystem)
-    local = isinstance(place, pafs.LocalFileSystem)
-    try:
-        file = pq.ParquetFile(
-            f"{root}/{entry.path}",
-            filesystem=None if local else place,
-            memory_map=local,
-            page_checksum_verification=True,
-        )
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(dataset, entry, error) from error
-    if not file.schema_arrow.equals(schema) or file.metadata.num_rows != entry.rows:
-        raise _damaged(dataset, entry, f"its columns or its rows ({file.metadata.num_rows}) are not what was written")
-    return file
-
-
-def _read_group(
-    dataset: Dataset, entry: FileEntry, file: pq.ParquetFile, group: int, columns: Sequence[str]
-) -> pa.RecordBatch:
-    try:
-        return file.read_row_group(group, columns=list(columns)).combine_chunks().to_batches()[0]
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(dataset, entry, error) from error
-
-
-def _damaged(dataset: Dataset, entry: FileEntry, reason: object) -> InputError:
-    return InputError(f"{dataset.path}/{entry.path} is damaged ({reason}); restore it or make the dataset again")
-
-
-def _write_all(
-    place: pafs.FileSystem,
-    root: str,
-    location: str,
-    sources: Iterable[SourceModel],
-    targets: Mapping[str, Iterable[TargetShape]],
-    how: Mapping[str, Any],
-) -> Manifest:
-    remaining = iter(sources)
-    first = next(remaining, None)
-    if first is None:
-        raise InputError(f"dataset {location} would have no source; allowed is one or more; give it sources")
-    num_points = len(first.points)
-    tables = {"sources": _unique(chain([first], remaining), "sources", {})}
-    seen: dict[str, str] = {}
-    tables |= {split: _unique(targets.get(split, ()), split, seen) for split in SPLITS}
-    files: list[FileEntry] = []
-    counted: dict[str, Counter[str]] = {}
-    for table, records in tables.items():
-        schema = (source_schema if table == "sources" else target_schema)(num_points)
-        entries, counted[table] = write_table(place, root, table, records, schema)
-        files += entries
-    manifest = Manifest(
-        num_points=num_points,
-        counts={table: sum(counter.values()) for table, counter in counted.items()},
-        categories={
-            category: {table: counter[category] for table, counter in counted.items()}
-            for category in sorted(set().union(*counted.values()))
-        },
-        files=tuple(files),
-        how=dict(how),
-    )
-    storage.write_bytes(place, f"{root}/{MANIFEST}", to_text(manifest).encode())
-    return manifest
-
-
-def _unique(records: Iterable[Any], table: str, seen: dict[str, str]) -> Iterator[Any]:
-    for record in records:
-        if record.id in seen:
-            raise InputError(f"id {record.id!r} comes twice, in {seen[record.id]} and {table}; ids must be unique")
-        seen[record.id] = table
-        yield record
 
 
 def _check_not_empty(dataset: Dataset, table: str, categories: Sequence[str] | None) -> int:

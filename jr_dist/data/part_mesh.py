@@ -15,24 +15,16 @@ from typing import Any
 
 import numpy as np
 import trimesh
-from PIL import Image
 from trimesh.exchange.gltf import export_glb
-from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
+from jr_dist.data.glb_pieces import export_piece, own_visual, remember_jpegs
 from jr_dist.data.records import SourceModel
 from jr_dist.errors import InputError
 from jr_dist.geometry.boxes import deform_vertices
 
 NORMAL = "normal"  # the vertex attribute that holds given normals; trimesh's own cache can't tell given from computed
-_JPEG_BYTES = "jr_dist_jpeg"  # where an image's `info` keeps the file it was decoded from
 _ROOT = "world"  # trimesh's base frame: no part may bear this name
-_FACTORS = (
-    "emissiveFactor", "baseColorFactor", "metallicFactor", "roughnessFactor", "doubleSided", "alphaMode", "alphaCutoff",
-)  # fmt: skip
-_TEXTURES = (
-    "baseColorTexture", "emissiveTexture", "normalTexture", "occlusionTexture", "metallicRoughnessTexture",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -141,13 +133,14 @@ def to_glb(mesh: PartMesh, transform: np.ndarray | None = None) -> bytes:
     scene = trimesh.Scene(base_frame=_ROOT)
     exported: dict[int, PBRMaterial] = {}
     for name, pieces in zip(mesh.names, mesh.pieces, strict=True):
-        if len(pieces) == 1:
-            scene.add_geometry(_export_piece(pieces[0], exported), node_name=name, geom_name=name)
+        ready = [export_piece(piece, given_normals(piece), exported) for piece in pieces]
+        if len(ready) == 1:
+            scene.add_geometry(ready[0], node_name=name, geom_name=name)
             continue
         scene.graph.update(frame_to=name, frame_from=_ROOT)
-        for index, piece in enumerate(pieces):
+        for index, piece in enumerate(ready):
             child = f"{name}/{index}"
-            scene.add_geometry(_export_piece(piece, exported), node_name=child, geom_name=child, parent_node_name=name)
+            scene.add_geometry(piece, node_name=child, geom_name=child, parent_node_name=name)
     return export_glb(scene, unitize_normals=False, tree_postprocessor=_drop_root)
 
 
@@ -176,99 +169,18 @@ def _rebuilt(
     piece: trimesh.Trimesh, vertices: np.ndarray, normals: np.ndarray | None, faces: np.ndarray | None = None
 ) -> trimesh.Trimesh:
     faces = np.asarray(piece.faces) if faces is None else faces
-    result = trimesh.Trimesh(vertices, faces, visual=_visual(piece), process=False)
+    result = trimesh.Trimesh(vertices, faces, visual=own_visual(piece), process=False)
     return result if normals is None else with_normals(result, normals)
 
 
-def _visual(piece: trimesh.Trimesh) -> Any:
-    # The material is shared: trimesh's deep copy decodes the textures and forgets that they were JPEG.
-    if not isinstance(piece.visual, TextureVisuals):
-        return piece.visual.copy()
-    visual = TextureVisuals(uv=piece.visual.uv, material=piece.visual.material)
-    if "color" in piece.visual.vertex_attributes:  # colours beside a texture
-        visual.vertex_attributes["color"] = piece.visual.vertex_attributes["color"]
-    return visual
-
-
 def _clean(piece: trimesh.Trimesh) -> trimesh.Trimesh:
-    _remember_jpegs(getattr(piece.visual, "material", None))
+    remember_jpegs(getattr(piece.visual, "material", None))
     # Asked before anything computes normals: what the cache holds now came from the file.
     normals = piece.vertex_normals if "vertex_normals" in piece._cache.cache else None
     result = trimesh.Trimesh(np.asarray(piece.vertices), np.asarray(piece.faces), visual=piece.visual, process=False)
     if normals is not None:
         result.vertex_attributes[NORMAL] = np.asarray(normals, np.float32)
     return result
-
-
-def _export_piece(piece: trimesh.Trimesh, exported: dict[int, PBRMaterial]) -> trimesh.Trimesh:
-    """A bare copy: no metadata, no computed normals, materials as PBR."""
-    visual = _visual(piece)
-    if isinstance(visual, TextureVisuals):
-        visual.uv, visual.material = _stable_uv(visual.uv), _export_material(visual.material, exported)
-    result = trimesh.Trimesh(piece.vertices, piece.faces, visual=visual, process=False)
-    normals = given_normals(piece)
-    if normals is not None:
-        result.vertex_normals = normals
-    return result
-
-
-def _stable_uv(uv: np.ndarray | None) -> np.ndarray | None:
-    if uv is None:
-        return None
-    uv = np.array(uv, np.float32)[:, :2]
-    # glTF flips v. Rounded once like this, flipping it again and again returns the same bits.
-    uv[:, 1] = np.float32(1) - (np.float32(1) - uv[:, 1])
-    return uv
-
-
-def _export_material(material: Any, exported: dict[int, PBRMaterial]) -> PBRMaterial:
-    # As PBR before trimesh hashes it: its hash of a simple material is an exclusive or of the colours, in
-    # which materials with ambient equal to diffuse all look alike and would be taken for one.
-    if id(material) not in exported:
-        pbr = material.to_pbr() if hasattr(material, "to_pbr") else material
-        values = {name: getattr(pbr, name) for name in _FACTORS}
-        for name in _TEXTURES:
-            image = getattr(pbr, name)
-            jpeg = isinstance(image, Image.Image) and image.format == "JPEG"
-            values[name] = _KeptJpeg(image) if jpeg else image
-        exported[id(material)] = PBRMaterial(name=material.name, **values)
-    return exported[id(material)]
-
-
-class _KeptJpeg:
-    """Makes trimesh write the bytes a JPEG texture came with: encoded once more it would fade with every round."""
-
-    format = "JPEG"
-
-    def __init__(self, image: Image.Image) -> None:
-        self._data = _jpeg_bytes(image)
-
-    def save(self, file: io.BytesIO, format: str) -> None:  # noqa: A002 (the name trimesh passes it by)
-        assert format == "JPEG"
-        file.write(self._data)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.frombuffer(self._data, np.uint8)  # what trimesh hashes to find equal materials
-
-
-def _jpeg_bytes(image: Image.Image) -> bytes:
-    if _JPEG_BYTES not in image.info:
-        stream = getattr(image, "fp", None)  # Pillow lets go of it once the pixels are decoded
-        if stream is not None:
-            stream.seek(0)
-            data = stream.read()
-        else:
-            buffer = io.BytesIO()
-            image.save(buffer, format="JPEG", quality="keep")
-            data = buffer.getvalue()
-        image.info[_JPEG_BYTES] = data
-    return image.info[_JPEG_BYTES]
-
-
-def _remember_jpegs(material: Any) -> None:
-    for name in _TEXTURES:
-        if getattr(getattr(material, name, None), "format", None) == "JPEG":
-            _jpeg_bytes(getattr(material, name))
 
 
 def _drop_root(tree: dict[str, Any]) -> None:

@@ -11,16 +11,20 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from jr_dist.data.dataset import Dataset, check_categories, read_group, read_groups
+from jr_dist.data.dataset import check_categories, count_rows
+from jr_dist.data.decoded import mapped_column
 from jr_dist.data.manifest import FileEntry
 from jr_dist.data.part_mesh import PartMesh, from_glb
 from jr_dist.data.records import SourceModel
 from jr_dist.data.schema import ragged, sources_from, tensor
+from jr_dist.data.table_reader import Dataset, read_group, read_groups
 from jr_dist.errors import InputError
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.projection import axis_projections
 
-_COLUMNS = ("id", "category", "centre", "half_extent", "points", "part_index", "joint_parts", "joint_coordinates")
+_RAGGED = ("centre", "half_extent", "joint_parts", "joint_coordinates")
+_POINT_BYTES = 14  # three float32 and the part
+IN_MEMORY_BYTES = 4 << 30
 _RECENT_GROUPS = 4  # `record` is asked for rows in order, or for a few of them again and again
 
 
@@ -33,8 +37,9 @@ class SourceStore:
     categories: tuple[str, ...]  # of each source
     num_points: int  # N, those kept of each source: a prefix of the stored ones
     num_parts: np.ndarray  # [S] int64
-    points: np.ndarray  # [S, N, 3] float32
-    part_index: np.ndarray  # [S, N] int16
+    points: np.ndarray  # [S', >= N, 3] float32; the points of source s are row stored[s], mapped from a file where many
+    part_index: np.ndarray  # [S', >= N] int16, likewise
+    stored: np.ndarray  # [S] int64
     centre: np.ndarray  # [S, P, 3] float32, P = max_parts (padding: 0)
     half_extent: np.ndarray  # [S, P, 3] float32 (padding: 1)
     joint_offsets: np.ndarray  # [S + 1] int64: the joints of source s are rows joint_offsets[s] : joint_offsets[s + 1]
@@ -47,14 +52,20 @@ class SourceStore:
 
     @classmethod
     def open(
-        cls, dataset: Dataset, categories: Sequence[str] | None = None, num_points: int | None = None
+        cls,
+        dataset: Dataset,
+        categories: Sequence[str] | None = None,
+        num_points: int | None = None,
+        *,
+        in_memory_bytes: int = IN_MEMORY_BYTES,
     ) -> SourceStore:
         """Read the sources of the categories (all by default), `num_points` points of each (all by default).
 
+        Points of more than `in_memory_bytes` are not read but mapped from a file that all processes share (`decoded`).
         Raises `InputError` for a category the dataset lacks, a selection without sources, more points than are stored
         and damaged files.
         """
-        return _open(dataset, categories, num_points)
+        return _open(dataset, categories, num_points, in_memory_bytes)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,7 +89,8 @@ class SourceStore:
         """The sources `rows` [M] as a padded batch with a prefix of `num_points` points (all by default)."""
         rows = self._rows(rows)
         count = self._num_points(num_points)
-        points, part_index = self.points[rows, :count], self.part_index[rows, :count].astype(np.int64)
+        stored = self.stored[rows]
+        points, part_index = self.points[stored, :count], self.part_index[stored, :count].astype(np.int64)
         centre, half_extent = self.centre[rows], self.half_extent[rows]
         each = np.arange(len(rows))[:, None]
         canonical = (points - centre[each, part_index]) / half_extent[each, part_index]
@@ -135,54 +147,86 @@ class SourceStore:
         return self._projection[rows]
 
 
-def _open(dataset: Dataset, categories: Sequence[str] | None, num_points: int | None) -> SourceStore:
-    chosen = check_categories(dataset, categories)
-    chosen = dataset.categories if chosen is None else chosen
-    num_sources = sum(dataset.manifest.categories[category]["sources"] for category in set(chosen))
+def _open(
+    dataset: Dataset, categories: Sequence[str] | None, num_points: int | None, in_memory_bytes: int
+) -> SourceStore:
+    chosen = check_categories(dataset, categories) or dataset.categories
+    num_sources = count_rows(dataset, "sources", chosen)
     if not num_sources:
         raise InputError(f"dataset {dataset.path} has no source of {', '.join(chosen)}; choose other categories")
     count = dataset.num_points if num_points is None else num_points
     if not 1 <= count <= dataset.num_points:
         raise InputError(
-            f"num_points is {count}; dataset {dataset.path} stores {dataset.num_points} points: allowed is 1 to that"
+            f"num_points is {count}; allowed is 1 to {dataset.num_points}, the points stored in {dataset.path}"
         )
-    points, part_index = np.empty((num_sources, count, 3), np.float32), np.empty((num_sources, count), np.int16)
-    ids, names, places = [], [], []
-    ragged_columns = {name: [] for name in ("centre", "half_extent", "joint_parts", "joint_coordinates")}
-    lengths = {name: [] for name in ragged_columns}
-    for entry, group, batch in read_groups(dataset, "sources", _COLUMNS):
-        kept = [i for i, name in enumerate(batch["category"].to_pylist()) if name in chosen]
-        places += [(entry, group, i) for i in kept]
-        batch = batch.take(pa.array(kept, pa.int64()))
-        rows = slice(len(ids), len(ids) + len(kept))
-        points[rows], part_index[rows] = tensor(batch["points"])[:, :count], tensor(batch["part_index"])[:, :count]
-        ids += batch["id"].to_pylist()
-        names += batch["category"].to_pylist()
-        for name, column in ragged_columns.items():
-            offsets, values = ragged(batch[name])
-            column.append(values)
-            lengths[name].append(np.diff(offsets))
-    flat = {name: np.concatenate(column) for name, column in ragged_columns.items()}
-    num_parts = np.concatenate(lengths["centre"]).astype(np.int64)
-    max_parts = int(num_parts.max())
-    centre, half_extent = _padded(flat["centre"], num_parts, 0), _padded(flat["half_extent"], num_parts, 1)
+    mapped = num_sources * count * _POINT_BYTES > in_memory_bytes
+    table = _read_table(dataset, chosen, None if mapped else (num_sources, count))
+    stored = table.numbers if mapped else np.arange(num_sources)
+    points = mapped_column(dataset, "sources", "points") if mapped else table.points
+    part_index = mapped_column(dataset, "sources", "part_index") if mapped else table.part_index
+    num_parts = np.diff(table.ragged["centre"][0])
+    offsets, joint_parts = table.ragged["joint_parts"]
+    size = 2 * int(num_parts.max())
     return SourceStore(
         dataset=dataset,
-        ids=tuple(ids),
-        categories=tuple(names),
+        ids=tuple(table.ids),
+        categories=tuple(table.categories),
         num_points=count,
         num_parts=num_parts,
         points=points,
         part_index=part_index,
-        centre=centre,
-        half_extent=half_extent,
-        joint_offsets=np.concatenate([[0], np.cumsum(np.concatenate(lengths["joint_parts"]))]).astype(np.int64),
-        joint_parts=flat["joint_parts"],
-        joint_coordinates=flat["joint_coordinates"],
-        _places=tuple(places),
-        _projection=np.zeros((num_sources, 3, 2 * max_parts, 2 * max_parts), np.float32),
+        stored=stored,
+        centre=_padded(table.ragged["centre"][1], num_parts, 0),
+        half_extent=_padded(table.ragged["half_extent"][1], num_parts, 1),
+        joint_offsets=offsets,
+        joint_parts=joint_parts,
+        joint_coordinates=table.ragged["joint_coordinates"][1],
+        _places=tuple(table.places),
+        _projection=np.zeros((num_sources, 3, size, size), np.float32),
         _projected=np.zeros(num_sources, bool),
     )
+
+
+@dataclass
+class _Table:
+    """Columns of the chosen sources while they are read."""
+
+    points: np.ndarray
+    part_index: np.ndarray
+    ids: list[str] = field(default_factory=list)
+    categories: list[str] = field(default_factory=list)
+    places: list[tuple[FileEntry, int, int]] = field(default_factory=list)
+    numbers: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # their rows in the dataset
+    ragged: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # offsets, values
+
+
+def _read_table(dataset: Dataset, categories: Sequence[str], size: tuple[int, int] | None) -> _Table:
+    """Read the sources; of their points `size` = (sources, points), or none of them."""
+    num_sources, count = size or (0, 0)
+    table = _Table(np.empty((num_sources, count, 3), np.float32), np.empty((num_sources, count), np.int16))
+    columns = ("id", "category", *_RAGGED, *(() if size is None else ("points", "part_index")))
+    pieces = {name: [] for name in _RAGGED}
+    numbers, first = [], 0
+    for entry, group, batch in read_groups(dataset, "sources", columns):
+        kept = [i for i, name in enumerate(batch["category"].to_pylist()) if name in categories]
+        numbers.append(first + np.array(kept, np.int64))
+        first += batch.num_rows
+        batch = batch.take(pa.array(kept, pa.int64()))
+        if size is not None:
+            rows = slice(len(table.ids), len(table.ids) + len(kept))
+            table.points[rows] = tensor(batch["points"])[:, :count]
+            table.part_index[rows] = tensor(batch["part_index"])[:, :count]
+        table.places += [(entry, group, i) for i in kept]
+        table.ids += batch["id"].to_pylist()
+        table.categories += batch["category"].to_pylist()
+        for name, column in pieces.items():
+            column.append(ragged(batch[name]))
+    table.numbers = np.concatenate(numbers)
+    for name, column in pieces.items():
+        lengths = np.concatenate([np.diff(offsets) for offsets, _ in column]).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        table.ragged[name] = offsets, np.concatenate([values for _, values in column])
+    return table
 
 
 def _padded(flat: np.ndarray, num_parts: np.ndarray, padding: float) -> np.ndarray:

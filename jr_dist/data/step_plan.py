@@ -3,14 +3,19 @@ starts in a fresh process, and every import delays its first batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
-from jr_dist.data.dataset import Dataset, count_rows, read_targets
+from jr_dist.data.dataset import Dataset, count_rows, read_batches, read_targets
+from jr_dist.data.decoded import mapped_column
 from jr_dist.data.order import global_batch_indices, steps_per_epoch
 from jr_dist.errors import InputError
+
+# Several processes of a machine may read one split: above this they share its points in a mapped file.
+IN_MEMORY_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,11 @@ class StepPlan:
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows (B,) int64 and points (B, N, 3) float32 of a step."""
-        table = _points(self.dataset, self.split, self.categories)
+        table = _table(self)
         rows = global_batch_indices(
-            len(table), self.batch_size, seed=self.seed, step=step, rank=self.rank, world_size=self.world_size
+            len(table.rows), self.batch_size, seed=self.seed, step=step, rank=self.rank, world_size=self.world_size
         )
-        return rows, table[rows[:, None], self.chosen_points(step)]
+        return rows, table.points[table.rows[rows, None], self.chosen_points(step)]
 
     def chosen_points(self, step: int) -> np.ndarray:
         """Which stored points (N,) a step uses: the same for all its targets and ranks, in random order."""
@@ -77,12 +82,36 @@ def step_plan(
     return StepPlan(dataset, split, chosen, batch_size, num_points, seed, rank, world_size)
 
 
-_tables: dict[tuple[str, str, str, tuple[str, ...] | None], np.ndarray] = {}
+def blocks_of(plan: StepPlan, steps: range, per_block: int) -> Iterator[pa.Table]:
+    """The batches of `steps` as tables of `per_block` steps: columns "step", "rows" [B], "points" [B, N, 3]."""
+    for first in range(0, len(steps), per_block):
+        block = steps[first : first + per_block]
+        batches = [plan.batch(step) for step in block]
+        rows, points = (pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(arrays)) for arrays in zip(*batches))
+        yield pa.table({"step": pa.array(block), "rows": rows, "points": points})
 
 
-def _points(dataset: Dataset, split: str, categories: tuple[str, ...] | None) -> np.ndarray:
-    """The points of a split [T, N, 3], read once by each process."""
+@dataclass(frozen=True)
+class _Table:
+    points: np.ndarray  # [T', N, 3], mapped from a file where they are many
+    rows: np.ndarray  # [T] where the targets of the plan lie in it
+
+
+_tables: dict[tuple[str, str, str, tuple[str, ...] | None], _Table] = {}
+
+
+def _table(plan: StepPlan) -> _Table:
+    """The targets of a plan, read once by each process."""
+    dataset, split, categories = plan.dataset, plan.split, plan.categories
     key = (dataset.path, dataset.hash, split, categories)
     if key not in _tables:
-        _tables[key] = read_targets(dataset, split, categories).points
+        num_targets = count_rows(dataset, split, categories)
+        if num_targets * dataset.num_points * 12 <= IN_MEMORY_BYTES:
+            _tables[key] = _Table(read_targets(dataset, split, categories).points, np.arange(num_targets))
+        else:
+            names = [
+                name for x in read_batches(dataset, split, columns=["category"]) for name in x["category"].to_pylist()
+            ]
+            rows = np.flatnonzero([categories is None or name in categories for name in names])
+            _tables[key] = _Table(mapped_column(dataset, split, "points"), rows)
     return _tables[key]

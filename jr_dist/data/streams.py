@@ -11,21 +11,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import ray.data
 import torch
-from ray.data import DataContext
+from ray.data import DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
 from ray.exceptions import RayTaskError
 from torch import Tensor
 
 from jr_dist.data.dataset import Dataset
 from jr_dist.data.schema import tensor
-from jr_dist.data.step_plan import StepPlan, step_plan
-from jr_dist.data.step_source import BLOCK_BYTES, StepSource
+from jr_dist.data.step_plan import StepPlan, blocks_of, step_plan
 from jr_dist.errors import InputError
 
 _READ_CPUS = 0  # the two cores of a small machine belong to the training workers; reading is 1 % of their work
+_BLOCK_BYTES = 1 << 20  # small blocks, so that the first batch comes soon and few are made in advance
+_BLOCKS_PER_TASK = 64  # starting a task costs as much as some blocks
 
 
 @dataclass(frozen=True)
@@ -104,14 +109,14 @@ def local_target_batches(
 def _streamed(plan: StepPlan, steps: range, progress: bool) -> Iterator[TargetBatch]:
     with DataContext.current(_context(progress)):
         stream = ray.data.read_datasource(
-            StepSource(plan, steps), num_cpus=_READ_CPUS, concurrency=1, override_num_blocks=1
+            _StepSource(plan, steps), num_cpus=_READ_CPUS, concurrency=1, override_num_blocks=1
         )
         blocks = iter(stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
     try:
-        for block in blocks:
+        for block in cast(Iterator[pa.Table], blocks):
             # Blocks are read-only memory shared with other processes; a batch is the trainer's own.
-            rows, points = tensor(block["rows"]).copy(), tensor(block["points"]).copy()
-            for index, step in enumerate(block["step"].to_pylist()):
+            rows, points = tensor(block.column("rows")).copy(), tensor(block.column("points")).copy()
+            for index, step in enumerate(block.column("step").to_pylist()):
                 yield _as_batch(step, rows[index], points[index])
     except RayTaskError as error:
         if isinstance(error.cause, InputError):
@@ -124,7 +129,7 @@ def _streamed(plan: StepPlan, steps: range, progress: bool) -> Iterator[TargetBa
 def _context(progress: bool) -> DataContext:
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
-    context.target_max_block_size = BLOCK_BYTES
+    context.target_max_block_size = _BLOCK_BYTES
     if not progress:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -135,3 +140,32 @@ def _context(progress: bool) -> DataContext:
 
 def _as_batch(step: int, rows: np.ndarray, points: np.ndarray) -> TargetBatch:
     return TargetBatch(step, rows, torch.from_numpy(points))
+
+
+class _StepSource(Datasource):
+    """Steps as rows: consecutive ranges of steps as read tasks, a few steps a block."""
+
+    def __init__(self, plan: StepPlan, steps: range) -> None:
+        super().__init__()
+        self._plan, self._steps = plan, steps
+
+    def get_name(self) -> str:
+        """What Ray Data's progress calls it."""
+        return "TargetBatches"
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of all steps."""
+        return len(self._steps) * self._plan.step_bytes
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        """Tasks in the order of the steps; their number follows from the steps, not from `parallelism`."""
+        per_block = max(1, _BLOCK_BYTES // self._plan.step_bytes)
+        per_task = per_block * _BLOCKS_PER_TASK
+        ranges = [self._steps[first : first + per_task] for first in range(0, len(self._steps), per_task)]
+        return [ReadTask(partial(blocks_of, self._plan, steps, per_block), self._metadata(steps)) for steps in ranges]
+
+    def _metadata(self, steps: range) -> BlockMetadata:
+        size = len(steps) * self._plan.step_bytes
+        return BlockMetadata(num_rows=len(steps), size_bytes=size, input_files=None, exec_stats=None)

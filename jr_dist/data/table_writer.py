@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from jr_dist.data.manifest import FileEntry, canonical_json, folder
-from jr_dist.data.schema import to_batch
+from jr_dist.data import storage
+from jr_dist.data.manifest import MANIFEST, SPLITS, FileEntry, Manifest, canonical_json, folder, to_text
+from jr_dist.data.records import SourceModel, TargetShape
+from jr_dist.data.schema import source_schema, target_schema, to_batch
+from jr_dist.errors import InputError
 
 ROWS_PER_GROUP = 64  # a reader that wants a few rows decodes little
 _GROUP_BYTES = 32 << 20  # textured meshes are big: a group is closed early
@@ -27,7 +31,52 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def write_table(
+def write_tables(
+    place: pafs.FileSystem,
+    root: str,
+    location: str,
+    sources: Iterable[SourceModel],
+    targets: Mapping[str, Iterable[TargetShape]],
+    how: Mapping[str, Any],
+) -> Manifest:
+    """All tables below `root`, then the manifest. `location` is what errors call the dataset."""
+    remaining = iter(sources)
+    first = next(remaining, None)
+    if first is None:
+        raise InputError(f"dataset {location} would have no source; allowed is one or more; give it sources")
+    num_points = len(first.points)
+    tables = {"sources": _unique(chain([first], remaining), "sources", {})}
+    seen: dict[str, str] = {}
+    tables |= {split: _unique(targets.get(split, ()), split, seen) for split in SPLITS}
+    files: list[FileEntry] = []
+    counted: dict[str, Counter[str]] = {}
+    for table, records in tables.items():
+        schema = (source_schema if table == "sources" else target_schema)(num_points)
+        entries, counted[table] = _write_table(place, root, table, records, schema)
+        files += entries
+    manifest = Manifest(
+        num_points=num_points,
+        counts={table: sum(counter.values()) for table, counter in counted.items()},
+        categories={
+            category: {table: counter[category] for table, counter in counted.items()}
+            for category in sorted(set().union(*counted.values()))
+        },
+        files=tuple(files),
+        how=dict(how),
+    )
+    storage.write_bytes(place, f"{root}/{MANIFEST}", to_text(manifest).encode())
+    return manifest
+
+
+def _unique(records: Iterable[Any], table: str, seen: dict[str, str]) -> Iterator[Any]:
+    for record in records:
+        if record.id in seen:
+            raise InputError(f"id {record.id!r} comes twice, in {seen[record.id]} and {table}; ids must be unique")
+        seen[record.id] = table
+        yield record
+
+
+def _write_table(
     place: pafs.FileSystem, root: str, table: str, records: Iterable[Any], schema: pa.Schema
 ) -> tuple[list[FileEntry], Counter[str]]:
     """Write the records as files of the table; returns the files and the rows of each category.
