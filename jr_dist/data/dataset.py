@@ -114,20 +114,35 @@ def check_categories(dataset: Dataset, categories: Sequence[str] | None) -> tupl
 
 
 def count_rows(dataset: Dataset, table: str, categories: Sequence[str] | None = None) -> int:
-    """Rows of "sources", "train", "val" or "test" in the categories, from the manifest alone."""
+    """Rows of "sources", "train", "val" or "test" in the categories, from the manifest alone.
+
+    Raises `InputError` for an unknown split or category.
+    """
+    if table not in dataset.manifest.counts:
+        raise InputError(f"split {table!r} is unknown; allowed are {', '.join(SPLITS)}")
     chosen = check_categories(dataset, categories) or dataset.categories
     return sum(dataset.manifest.categories[category][table] for category in set(chosen))
 
 
+def require_rows(dataset: Dataset, table: str, categories: Sequence[str] | None = None) -> int:
+    """`count_rows`, which must not be 0: raises `InputError` where there is nothing."""
+    num_rows = count_rows(dataset, table, categories)
+    if not num_rows:
+        kind = "source" if table == "sources" else f"target in split {table!r}"
+        of = f" of {', '.join(categories)}" if categories else ""
+        raise InputError(f"dataset {dataset.path} has no {kind}{of}; choose other categories or make a larger dataset")
+    return num_rows
+
+
 def read_sources(dataset: Dataset, categories: Sequence[str] | None = None) -> Iterator[SourceModel]:
     """The sources one by one, in the order of the file. Raises `InputError` where there is none or one is damaged."""
-    _check_not_empty(dataset, "sources", categories)
+    require_rows(dataset, "sources", categories)
     return (source for batch in read_batches(dataset, "sources", categories) for source in sources_from(batch))
 
 
 def iter_targets(dataset: Dataset, split: str, categories: Sequence[str] | None = None) -> Iterator[TargetShape]:
     """The targets of a split one by one, provenance included. Raises `InputError` as `read_targets` does."""
-    _check_not_empty(dataset, split, categories)
+    require_rows(dataset, split, categories)
     return (target for batch in read_batches(dataset, split, categories) for target in targets_from(batch))
 
 
@@ -136,7 +151,7 @@ def read_targets(dataset: Dataset, split: str, categories: Sequence[str] | None 
 
     Raises `InputError` for an unknown split or category, a selection without targets, and damaged files.
     """
-    num_targets = _check_not_empty(dataset, split, categories)
+    num_targets = require_rows(dataset, split, categories)
     ids, names, transforms = [], [], []
     points = np.empty((num_targets, dataset.num_points, 3), np.float32)
     part_index = np.empty((num_targets, dataset.num_points), np.int16)
@@ -166,17 +181,6 @@ def read_batches(
             batch = batch.filter(pa.array([name in chosen for name in batch["category"].to_pylist()]))
         if batch.num_rows:
             yield batch.select(wanted)
-
-
-def _check_not_empty(dataset: Dataset, table: str, categories: Sequence[str] | None) -> int:
-    if table not in dataset.manifest.counts:
-        raise InputError(f"split {table!r} is unknown; allowed are {', '.join(SPLITS)}")
-    num_rows = count_rows(dataset, table, categories)
-    if not num_rows:
-        kind = "source" if table == "sources" else f"target in split {table!r}"
-        of = f" of {', '.join(categories)}" if categories else ""
-        raise InputError(f"dataset {dataset.path} has no {kind}{of}; choose other categories or make a larger dataset")
-    return num_rows
 
 
 def _check_file(place: pafs.FileSystem, root: str, entry: FileEntry, verify: bool) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from jr_dist.data.dataset import check_categories, count_rows
+from jr_dist.data.dataset import check_categories, require_rows
 from jr_dist.data.decoded import mapped_column
 from jr_dist.data.manifest import FileEntry
 from jr_dist.data.part_mesh import PartMesh, from_glb
@@ -151,9 +151,7 @@ def _open(
     dataset: Dataset, categories: Sequence[str] | None, num_points: int | None, in_memory_bytes: int
 ) -> SourceStore:
     chosen = check_categories(dataset, categories) or dataset.categories
-    num_sources = count_rows(dataset, "sources", chosen)
-    if not num_sources:
-        raise InputError(f"dataset {dataset.path} has no source of {', '.join(chosen)}; choose other categories")
+    num_sources = require_rows(dataset, "sources", categories)
     count = dataset.num_points if num_points is None else num_points
     if not 1 <= count <= dataset.num_points:
         raise InputError(

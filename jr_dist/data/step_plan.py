@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from jr_dist.data.dataset import Dataset, count_rows, read_batches, read_targets
+from jr_dist.data.dataset import Dataset, count_rows, read_batches, read_targets, require_rows
 from jr_dist.data.decoded import mapped_column
 from jr_dist.data.order import global_batch_indices, steps_per_epoch
 from jr_dist.errors import InputError
@@ -67,7 +67,7 @@ def step_plan(
     Raises `InputError` for an unknown split or category, too few targets for one step of all ranks, and more points
     than the dataset stores.
     """
-    num_targets = count_rows(dataset, split, categories)
+    num_targets = require_rows(dataset, split, categories)
     if steps_per_epoch(num_targets, batch_size, world_size) < 1:
         raise InputError(
             f"a batch of {batch_size} on each of {world_size} worker(s) takes {batch_size * world_size} targets, but "

@@ -107,6 +107,8 @@ def local_target_batches(
 
 
 def _streamed(plan: StepPlan, steps: range, progress: bool) -> Iterator[TargetBatch]:
+    if not steps:
+        return
     with DataContext.current(_context(progress)):
         stream = ray.data.read_datasource(
             _StepSource(plan, steps), num_cpus=_READ_CPUS, concurrency=1, override_num_blocks=1

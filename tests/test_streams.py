@@ -1,0 +1,243 @@
+"""Streams of target batches: what `order` says, the same through Ray Data as without it, on any number of workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_dataset import random_source, random_target
+
+from jr_dist.data import step_plan, streams
+from jr_dist.data.dataset import Dataset, open_dataset, read_targets, write_dataset
+from jr_dist.data.order import batch_indices, steps_per_epoch
+from jr_dist.data.streams import TargetBatch, local_target_batches, target_batches
+from jr_dist.errors import InputError
+
+N, NUM_TRAIN, NUM_TABLES = 16, 45, 22
+COMMON = {
+    "batch_size": 4, "num_points": 10, "encoder_points": 5, "seed": 3, "rank": 0, "world_size": 1, "start_step": 0,
+    "num_steps": 30,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Dataset:
+    path = tmp_path_factory.mktemp("streams") / "dataset"
+    train = [random_target(i, ("chair", "table")[i % 2]) for i in range(NUM_TRAIN)]
+    write_dataset(path, [random_source(0)], {"train": train}, how={})
+    return open_dataset(path)
+
+
+def local(dataset: Dataset, categories=None, **changes) -> list[TargetBatch]:
+    return list(local_target_batches(dataset, "train", categories, **(COMMON | changes)))
+
+
+def equal(ours: list[TargetBatch], theirs: list[TargetBatch]) -> bool:
+    return len(ours) == len(theirs) and all(
+        a.step == b.step and np.array_equal(a.rows, b.rows) and torch.equal(a.points, b.points)
+        for a, b in zip(ours, theirs)
+    )
+
+
+def test_batches_follow_the_order(dataset):
+    table = read_targets(dataset, "train")
+    steps = steps_per_epoch(NUM_TRAIN, 4)
+    for expected_step, batch in enumerate(local(dataset)):
+        epoch, step = divmod(batch.step, steps)
+        assert batch.step == expected_step
+        np.testing.assert_array_equal(batch.rows, batch_indices(NUM_TRAIN, 4, seed=3, epoch=epoch, step=step))
+        assert batch.rows.dtype == np.int64
+        assert batch.points.dtype == torch.float32
+        assert batch.points.shape == (4, 10, 3)
+        for row, points in zip(batch.rows, batch.points.numpy()):
+            stored = {p.tobytes() for p in table.points[row]}
+            drawn = {p.tobytes() for p in points}
+            assert len(drawn) == 10
+            assert drawn <= stored
+
+
+def test_points_are_drawn_anew_in_every_step(dataset):
+    plans = [b.points[0] for b in local(dataset, num_points=N, batch_size=1, num_steps=2 * NUM_TRAIN)]
+    table = read_targets(dataset, "train").points
+    rows = [b.rows[0] for b in local(dataset, num_points=N, batch_size=1, num_steps=2 * NUM_TRAIN)]
+    orders = set()
+    for row, points in zip(rows, plans):
+        position = [int(np.flatnonzero((table[row] == p).all(axis=1))[0]) for p in points.numpy()]
+        assert sorted(position) == list(range(N))
+        orders.add(tuple(position))
+    assert len(orders) == 2 * NUM_TRAIN
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 60), st.integers(0, 40), st.integers(1, 3))
+def test_a_resumed_stream_is_the_tail(dataset, start, num_steps, world_size):
+    rest = {"world_size": world_size, "rank": world_size - 1}
+    whole = local(dataset, num_steps=start + num_steps, **rest)
+    assert equal(local(dataset, start_step=start, num_steps=num_steps, **rest), whole[start:])
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(1, 4), (2, 3), (5, 2)])
+def test_many_ranks_together_are_one_with_a_large_batch(dataset, batch_size, world_size):
+    together = local(dataset, batch_size=batch_size * world_size)
+    ranks = [local(dataset, batch_size=batch_size, rank=r, world_size=world_size) for r in range(world_size)]
+    for large, *small in zip(together, *ranks, strict=True):
+        np.testing.assert_array_equal(large.rows, np.concatenate([b.rows for b in small]))
+        assert torch.equal(large.points, torch.cat([b.points for b in small]))
+
+
+def test_rows_of_a_category_are_those_of_its_table(dataset):
+    table = read_targets(dataset, "train", ["table"])
+    assert len(table) == NUM_TABLES
+    for batch in local(dataset, ["table"], num_points=N):
+        for row, points in zip(batch.rows, batch.points.numpy()):
+            assert {p.tobytes() for p in points} == {p.tobytes() for p in table.points[row]}
+
+
+@pytest.mark.parametrize("categories", [None, ["table"]])
+def test_large_tables_are_mapped_and_give_the_same_bits(dataset, tmp_path, monkeypatch, categories):
+    expected = local(dataset, categories)
+    monkeypatch.setattr(step_plan, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(step_plan, "_tables", {})
+    monkeypatch.setenv("JR_SCRATCH", str(tmp_path))
+    assert equal(local(dataset, categories), expected)
+    assert any(isinstance(table.points, np.memmap) for table in step_plan._tables.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch_size": 46}, "takes 46 targets, but split 'train' .* has 45"),
+        ({"batch_size": 23, "world_size": 2}, "each of 2 worker.* takes 46"),
+        ({"num_points": 17}, "num_points 17; allowed .* 16"),
+        ({"encoder_points": 11}, "encoder_points is 11, num_points 10"),
+        ({"encoder_points": 0}, "encoder_points is 0"),
+        ({"split": "nosuch"}, "allowed are train, val, test"),
+        ({"split": "val"}, "no target in split 'val'"),
+        ({"categories": ["sofa"]}, "'sofa'.*chair, table"),
+    ],
+)
+@pytest.mark.parametrize("make", [local_target_batches, target_batches])
+def test_wrong_input_is_named_before_anything_starts(dataset, make, changes, words):
+    arguments = {"split": "train", "categories": None, **COMMON, **changes}
+    with pytest.raises(InputError, match=words) as caught:
+        make(dataset, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch) -> None:
+    """Several blocks a task and several tasks a stream, as in a long run."""
+    monkeypatch.setattr(streams, "_BLOCK_BYTES", 2000)
+    monkeypatch.setattr(streams, "_BLOCKS_PER_TASK", 4)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster", "small_blocks")
+def test_the_stream_gives_the_same_bits(dataset):
+    for categories, changes in [
+        (None, {"num_steps": 57}),
+        (["table"], {"start_step": 7, "rank": 1, "world_size": 2}),
+        (None, {"num_steps": 1}),
+        (None, {"num_steps": 0}),
+    ]:
+        streamed = list(target_batches(dataset, "train", categories, **(COMMON | changes)))
+        assert equal(streamed, local(dataset, categories, **changes))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_batches_are_the_callers_own(dataset):
+    first, second = itertools.islice(target_batches(dataset, "train", None, **COMMON), 2)
+    kept = second.points.clone()
+    first.points.zero_()
+    assert torch.equal(second.points, kept)
+
+
+def executors() -> list[str]:
+    return [x.name for x in threading.enumerate() if "StreamingExecutor" in x.name]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster", "small_blocks")
+def test_closing_early_ends_the_execution(dataset):
+    stream = target_batches(dataset, "train", None, **(COMMON | {"num_steps": 100_000}))
+    next(stream)
+    assert executors()
+    stream.close()
+    deadline = time.monotonic() + 60
+    while executors() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not executors()
+    assert next(target_batches(dataset, "train", None, **COMMON)).step == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_damaged_file_is_the_users_error(dataset, tmp_path):
+    copy = tmp_path / "copy"
+    write_dataset(copy, [random_source(0)], {"train": [random_target(i) for i in range(64)]}, how={})
+    damaged = open_dataset(copy)
+    file = copy / "targets/train/part-00000.parquet"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match="damaged") as caught:
+        list(target_batches(damaged, "train", None, **COMMON))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_inside_ray_train_though_the_workers_hold_every_cpu(dataset, tmp_path):
+    """1 worker with batches of 8 sees what 2 with batches of 4 see, step by step; nobody waits for a CPU."""
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    def loop(setting: dict) -> None:
+        import ray.train
+
+        context = ray.train.get_context()
+        rank, size = context.get_world_rank(), context.get_world_size()
+        changes = {"rank": rank, "world_size": size, "batch_size": 8 // size}
+        batches = target_batches(dataset, "train", None, **(setting["common"] | changes))
+        lines = [f"{b.step} {b.rows.tolist()} {digest(b.points.numpy())}" for b in batches]
+        Path(setting["out"], f"{size}-{rank}").write_text("\n".join(lines))
+
+    def digest(points: np.ndarray) -> list[str]:
+        return [hashlib.sha256(x.tobytes()).hexdigest()[:8] for x in points]
+
+    cpus = ray.cluster_resources()["CPU"]
+    for num_workers in (1, 2):
+        TorchTrainer(
+            loop,
+            train_loop_config={"common": COMMON, "out": str(tmp_path)},
+            scaling_config=ScalingConfig(
+                num_workers=num_workers, resources_per_worker={"CPU": cpus / num_workers}, use_gpu=False
+            ),
+            run_config=RunConfig(storage_path=str(tmp_path / "runs"), name=f"workers-{num_workers}"),
+        ).fit()
+        expected = [
+            [f"{b.step} {b.rows.tolist()} {digest(b.points.numpy())}" for b in batches]
+            for batches in (
+                local(dataset, rank=rank, world_size=num_workers, batch_size=8 // num_workers)
+                for rank in range(num_workers)
+            )
+        ]
+        seen = [(tmp_path / f"{num_workers}-{rank}").read_text().splitlines() for rank in range(num_workers)]
+        assert seen == expected
+
+
+def test_a_batch_is_frozen(dataset):
+    batch = local(dataset, num_steps=1)[0]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        batch.step = 1  # pyright: ignore[reportAttributeAccessIssue]
