@@ -8,6 +8,7 @@ import itertools
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from jr_dist.data.streams import TargetBatch, local_target_batches, target_batch
 from jr_dist.errors import InputError
 
 N, NUM_TRAIN, NUM_TABLES = 16, 45, 22
-COMMON = {
+COMMON: dict[str, Any] = {
     "batch_size": 4, "num_points": 10, "encoder_points": 5, "seed": 3, "rank": 0, "world_size": 1, "start_step": 0,
     "num_steps": 30,
 }  # fmt: skip
@@ -38,7 +39,7 @@ def dataset(tmp_path_factory) -> Dataset:
 
 
 def local(dataset: Dataset, categories=None, **changes) -> list[TargetBatch]:
-    return list(local_target_batches(dataset, "train", categories, **(COMMON | changes)))
+    return list(local_target_batches(dataset, "train", categories, **{**COMMON, **changes}))
 
 
 def equal(ours: list[TargetBatch], theirs: list[TargetBatch]) -> bool:
@@ -149,7 +150,7 @@ def test_the_stream_gives_the_same_bits(dataset):
         (None, {"num_steps": 1}),
         (None, {"num_steps": 0}),
     ]:
-        streamed = list(target_batches(dataset, "train", categories, **(COMMON | changes)))
+        streamed = list(target_batches(dataset, "train", categories, **{**COMMON, **changes}))
         assert equal(streamed, local(dataset, categories, **changes))
 
 
@@ -169,7 +170,7 @@ def executors() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "small_blocks")
 def test_closing_early_ends_the_execution(dataset):
-    stream = target_batches(dataset, "train", None, **(COMMON | {"num_steps": 100_000}))
+    stream = target_batches(dataset, "train", None, **{**COMMON, "num_steps": 100_000})
     next(stream)
     assert executors()
     stream.close()
@@ -209,7 +210,7 @@ def test_inside_ray_train_though_the_workers_hold_every_cpu(dataset, tmp_path):
         context = ray.train.get_context()
         rank, size = context.get_world_rank(), context.get_world_size()
         changes = {"rank": rank, "world_size": size, "batch_size": 8 // size}
-        batches = target_batches(dataset, "train", None, **(setting["common"] | changes))
+        batches = target_batches(dataset, "train", None, **{**setting["common"], **changes})
         lines = [f"{b.step} {b.rows.tolist()} {digest(b.points.numpy())}" for b in batches]
         Path(setting["out"], f"{size}-{rank}").write_text("\n".join(lines))
 
