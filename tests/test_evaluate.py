@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from jr_dist.evaluate.protocol import FILES, evaluate
 from jr_dist.evaluate.tables import from_json
 from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.chamfer import chamfer
+from jr_dist.geometry.projection import part_parameters
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,10 @@ def test_parts_at_the_least_scale_are_seen(store, points):
     shrunk = Shrunk(settings("d", "r"), "h", store.ids, store)
     assert (oracle.fit_all_pairs(shrunk, store, points).at_floor == 1).all()
     assert (oracle.fit_all_pairs(model_of(store), store, points).at_floor == 0).all()
+
+
+def test_the_least_scale_is_the_one_that_deformations_keep():
+    assert inspect.signature(part_parameters).parameters["minimum_scale"].default == oracle.MINIMUM_SCALE
 
 
 def test_box_recovers_sources_scaled_along_the_axes(store):

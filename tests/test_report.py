@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from evaluation_cases import settings
+from evaluation_cases import BoxModel, FakeStore, settings
 from PIL import Image
 from test_tables import assembled, results
 
@@ -76,7 +76,7 @@ def run(tmp_path) -> LoadedRun:
     lines += [{"part": "val", "step": 599, "chamfer_x100": 1.5, "n": 6}]
     text = "".join(json.dumps(line) + "\n" for line in lines) + '{"part": "train", "st'
     (tmp_path / "metrics.jsonl").write_text(text)
-    model = type("Model", (), {"config": settings("d", tmp_path), "method": "ours"})()
+    model = BoxModel(settings("d", tmp_path), "hash", (), FakeStore([]))
     return LoadedRun(str(tmp_path), "Ours", 0, None, model)
 
 

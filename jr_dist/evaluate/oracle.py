@@ -17,9 +17,10 @@ from torch import Tensor
 from jr_dist.evaluate import metrics
 from jr_dist.evaluate.methods import TrainedModelLike, scale_to_box
 from jr_dist.geometry.boxes import deform
-from jr_dist.geometry.chamfer import chamfer, chamfer_matrix
+from jr_dist.geometry.chamfer import chamfer, chamfer_matrix, spatial_order
+from jr_dist.geometry.part_geometry import PartGeometry
 
-MAX_PAIRS = 512  # pairs deformed at once: some 160 kB each at 2048 points
+MAX_PAIRS = 512  # pairs at once: 80 kB each at 2048 points where all belong to one target
 MINIMUM_SCALE = 0.05  # what geometry.projection.part_parameters leaves of a half-extent at the least
 
 Report = Callable[[int], None]  # told how many pairs were finished
@@ -88,14 +89,16 @@ def fit_all_pairs(
 @dataclass(frozen=True)
 class _Block:
     rows: np.ndarray  # [K] the sources
-    geometry: Any  # PartGeometry of them
+    geometry: PartGeometry
+    order: Tensor | None  # of their points, for the chamfer; None off the CPU
     joint_parts: np.ndarray  # [K, J, 2], -1 where padded
     joint_coordinates: np.ndarray  # [K, J, 2, 3]
 
 
 def _source_block(store: Any, rows: np.ndarray, num_points: int, device: str) -> _Block:
     joints = padded_joints([store.record(int(row)) for row in rows])
-    return _Block(rows, store.geometry(rows, device=device, num_points=num_points), *joints)
+    geometry = store.geometry(rows, device=device, num_points=num_points)
+    return _Block(rows, geometry, spatial_order(geometry.points) if device == "cpu" else None, *joints)
 
 
 @torch.no_grad()
@@ -108,18 +111,25 @@ def _fit_block(
     centre, half_extent = model.deform(points, rows, store)
     if not (torch.isfinite(centre).all() and torch.isfinite(half_extent).all()):
         raise FloatingPointError("its deformation parameters are not finite")
-    pair = torch.arange(num_sources, device=points.device).repeat(num_targets)  # target-major, as `flatten`
-    centre, half_extent = centre.flatten(0, 1), half_extent.flatten(0, 1)
-    geometry = block.geometry.take(pair)
-    target = torch.arange(num_targets, device=points.device).repeat_interleave(num_sources)
-    chamfers = chamfer(deform(geometry, centre, half_extent), points, y_index=target)
-    source, half = pair.cpu().numpy(), half_extent.cpu().numpy()
-    gaps = metrics.joint_gap(centre.cpu().numpy(), half, block.joint_parts[source], block.joint_coordinates[source])
-    floors = metrics.share_at_floor(
-        half, geometry.half_extent.cpu().numpy(), geometry.part_mask.cpu().numpy(), MINIMUM_SCALE
-    )
     shape = (num_targets, num_sources)
-    return chamfers.cpu().numpy().reshape(shape), gaps.reshape(shape), floors.reshape(shape)
+    source = np.tile(np.arange(num_sources), num_targets)  # target-major, as `flatten`
+    half = half_extent.flatten(0, 1).cpu().numpy()
+    gaps = metrics.joint_gap(
+        centre.flatten(0, 1).cpu().numpy(), half, block.joint_parts[source], block.joint_coordinates[source]
+    )
+    undeformed, mask = block.geometry.half_extent.cpu().numpy(), block.geometry.part_mask.cpu().numpy()
+    floors = metrics.share_at_floor(half, undeformed[source], mask[source], MINIMUM_SCALE)
+    return _chamfers(block, points, centre, half_extent), gaps.reshape(shape), floors.reshape(shape)
+
+
+def _chamfers(block: _Block, points: Tensor, centre: Tensor, half_extent: Tensor) -> np.ndarray:
+    """(B, K) chamfer of the deformed sources; a target at a time, so that the sources' points are not repeated."""
+    same = torch.zeros(len(block.rows), dtype=torch.int64, device=points.device)
+    values = [
+        chamfer(deform(block.geometry, c, s), target[None], y_index=same, x_order=block.order)
+        for target, c, s in zip(points, centre, half_extent, strict=True)
+    ]
+    return torch.stack(values).cpu().numpy()
 
 
 def padded_joints(records: list[Any]) -> tuple[np.ndarray, np.ndarray]:
