@@ -60,7 +60,7 @@ def test_best_of_k_falls_from_top_1_to_the_oracle(fit, random):
 
 
 def test_joint_gap_by_hand():
-    # Two parts that meet at x = 1: part 0 = [0, 1], part 1 = [1, 3]; the joint is q = 1 in the one, q = -1 in the other.
+    # Two parts that meet at x = 1: part 0 = [0, 1], part 1 = [1, 3]; the joint is q = 1 in part 0, q = -1 in part 1.
     parts = np.array([[[0, 1], [-1, -1]]])
     coordinates = np.zeros((1, 2, 2, 3))
     coordinates[0, 0, 0, 0], coordinates[0, 0, 1, 0] = 1.0, -1.0

@@ -162,6 +162,12 @@ def test_charts_of_awkward_values_are_well_formed(ys, log):
         assert log and max(ys) <= 0
 
 
+@pytest.mark.parametrize("ys", [[0.05, 0.12], [41.0, 96.0], [0.9, 1.1], [1.0, 20000.0], [3.0, 3.0]])
+def test_a_logarithmic_axis_has_marks_whatever_it_spans(ys):
+    svg = line_chart([Line("a", [0, 1], ys)], x_label="x", y_label="y", log_y=True)
+    assert svg.count('class="grid"') >= 3
+
+
 def test_values_that_are_not_finite_are_left_out_of_a_chart():
     ((a, b),) = points_of(line_chart([Line("a", [1, 2, 3], [1, float("nan"), 2])], x_label="x", y_label="y"))
     assert a[0] < b[0]

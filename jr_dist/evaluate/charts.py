@@ -76,12 +76,11 @@ class _Axis:
     def ticks(self) -> list[float]:
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
-                marks = [m * 10.0**e for e in decades for m in digits]
-                inside = [mark for mark in marks if self.low * 0.999 <= mark <= self.high * 1.001]
-                if len(inside) >= 3:
-                    break
-            return inside
+            marks = [m * 10.0**e for e in decades for m in (1, 2, 5)]
+            inside = [mark for mark in marks if self.low * 0.999 <= mark <= self.high * 1.001]
+            if len(inside) >= 3:
+                return inside
+        # Even steps; on a logarithmic axis too where it spans too little for the marks above.
         rough = (self.high - self.low) / 5
         unit = 10 ** math.floor(math.log10(rough))
         step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough)
