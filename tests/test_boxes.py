@@ -146,9 +146,7 @@ def test_vertices_move_as_points_do(seed):
     for part in range(len(sources[0].centre)):
         of_part = geometry.part_index[0] == part
         vertices = geometry.points[0][of_part].numpy()
-        np.testing.assert_allclose(
-            deform_vertices(vertices, part, *before, *after), moved[0][of_part], atol=1e-12
-        )
+        np.testing.assert_allclose(deform_vertices(vertices, part, *before, *after), moved[0][of_part], atol=1e-12)
         np.testing.assert_array_equal(deform_vertices(vertices, part, *before, *before), vertices)
 
 

@@ -1,5 +1,7 @@
 """A part is a box: where its points lie in it, and where they go when it moves and grows."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -7,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from jr_dist.errors import InputError
+from jr_dist.geometry.blocks import run_blocks
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.part_kernels import move, sum_by_part
 
@@ -83,14 +86,8 @@ class _Deform(torch.autograd.Function):
         ctx.num_parts = shift.shape[1]
         if points.device.type == "cpu":
             out = torch.empty_like(points, memory_format=torch.contiguous_format)
-            move(
-                _array(points),
-                _array(canonical),
-                _array(part_index),
-                _array(shift),
-                _array(growth),
-                out.numpy(),
-            )
+            arrays = [_array(tensor) for tensor in (points, canonical, part_index, shift, growth, out)]
+            run_blocks(partial(move, *arrays), len(points), torch.get_num_threads())
             return out
         index = part_index.unsqueeze(-1).expand(-1, -1, 3)
         return points + shift.gather(1, index) + growth.gather(1, index) * canonical
@@ -102,7 +99,8 @@ class _Deform(torch.autograd.Function):
         shape = (len(canonical), ctx.num_parts, 3)
         if gradient.device.type == "cpu":
             sums = np.zeros((2, *shape))
-            sum_by_part(_array(gradient), _array(canonical), _array(part_index), sums[0], sums[1])
+            arrays = [_array(tensor) for tensor in (gradient, canonical, part_index)]
+            run_blocks(partial(sum_by_part, *arrays, *sums), len(gradient), torch.get_num_threads())
             to_shift, to_growth = torch.from_numpy(sums).to(gradient.dtype)
         else:
             index = part_index.unsqueeze(-1).expand(-1, -1, 3)

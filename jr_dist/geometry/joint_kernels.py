@@ -4,10 +4,11 @@ Samples are sorted by part; `starts` [P + 1] says where the samples of each part
 """
 
 import numpy as np
-from numba import njit
+
+from jr_dist.geometry.simd import compiled
 
 
-@njit(cache=True)
+@compiled
 def touching_parts(points, starts, tolerance):
     """Pairs i < j with samples nearer than `tolerance`; only those near the other's box are compared."""
     num_parts = len(starts) - 1
@@ -28,7 +29,7 @@ def touching_parts(points, starts, tolerance):
     return pairs[:count]
 
 
-@njit(cache=True)
+@compiled
 def _any_near(points, i_start, i_end, j_start, j_end, low, high, i, j, tolerance):
     limit = tolerance * tolerance
     for axis in range(3):
@@ -50,7 +51,7 @@ def _any_near(points, i_start, i_end, j_start, j_end, low, high, i, j, tolerance
     return False
 
 
-@njit(cache=True)
+@compiled
 def _box_distance(point, low, high):
     squared = 0.0
     for axis in range(3):
@@ -59,7 +60,7 @@ def _box_distance(point, low, high):
     return squared
 
 
-@njit(cache=True)
+@compiled
 def snap(points, starts, key_points):
     """Nearest sample of the same part for each key-point [P, 26, 3]; infinity where it has no samples."""
     snapped = np.full(key_points.shape, np.inf)
@@ -76,7 +77,7 @@ def snap(points, starts, key_points):
     return snapped
 
 
-@njit(cache=True)
+@compiled
 def agreed_coordinates(values, parts, num_parts, tolerance):
     """One coordinate of each joint [J], averaged over groups that hang together by parts and span < tolerance.
 
