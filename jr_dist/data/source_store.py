@@ -87,7 +87,7 @@ class SourceStore:
         num_points: int | None = None,
     ) -> PartGeometry:
         """The sources `rows` [M] as a padded batch with a prefix of `num_points` points (all by default)."""
-        rows = self._rows(rows)
+        rows = self.check_rows(rows)
         count = self._num_points(num_points)
         stored = self.stored[rows]
         points, part_index = self.points[stored, :count], self.part_index[stored, :count].astype(np.int64)
@@ -113,7 +113,7 @@ class SourceStore:
 
     def record(self, row: int) -> SourceModel:
         """One source whole, with all its stored points, mesh and provenance; reads the file."""
-        entry, group, index = self._places[int(self._rows([row])[0])]
+        entry, group, index = self._places[int(self.check_rows([row])[0])]
         key = (entry.path, group)
         if key not in self._recent:
             while len(self._recent) >= _RECENT_GROUPS:
@@ -125,7 +125,8 @@ class SourceStore:
         """The mesh of one source, canonical frame; reads the file."""
         return from_glb(self.record(row).mesh_glb)
 
-    def _rows(self, rows: Any) -> np.ndarray:
+    def check_rows(self, rows: Any) -> np.ndarray:
+        """The rows as [M] int64. Raises `IndexError` for one that the store does not have."""
         rows = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
         assert rows.ndim == 1, f"rows are a list of row numbers, not of shape {rows.shape}"
         assert rows.dtype.kind in "iu" or rows.size == 0, f"rows are integers, not {rows.dtype}"
