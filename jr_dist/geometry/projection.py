@@ -11,6 +11,10 @@ from jr_dist.geometry.part_geometry import PartGeometry
 _RELATIVE_TOLERANCE = 1e-6
 # The step back stops this fraction short, so that rounding cannot carry a half-extent below its bound.
 _SAFETY = 1e-6
+# Rounds of `bend`, and the multiple of its bound that it moves a half-extent to: a little further than asked, so that
+# few rounds leave little for the step back.
+_BEND_ROUNDS = 8
+_BEND_MARGIN = 2.0
 
 
 def constraint_rows(
@@ -93,6 +97,23 @@ def step_back(
     return 1 / overshoot.amax(dim=1, keepdim=True).clamp(min=1.0)
 
 
+def bend(
+    step: Float[Tensor, "M 3 R"], projection: Float[Tensor, "M 3 R R"], lowest: Float[Tensor, "M 3 P"]
+) -> Float[Tensor, "M 3 R"]:
+    """A step in the null space near `step` whose half-extents fall less, or not at all, below `lowest`.
+
+    Alternating projections: what a half-extent lacks is added and projected back, which closes the joints again.
+    Both sets are convex and meet (no step at all lies in them), so the rounds close in on a step that satisfies both.
+    Nothing changes where nothing is lacking.
+    """
+    num_parts = lowest.shape[2]
+    for _ in range(_BEND_ROUNDS):
+        lack = (lowest - step[:, :, num_parts:]).clamp_min(0.0)
+        lack = torch.cat([torch.zeros_like(lack), lack], dim=2)
+        step = step + torch.matmul(projection, lack.unsqueeze(-1)).squeeze(-1)
+    return step
+
+
 def part_parameters(
     geometry: PartGeometry,
     delta: Float[Tensor, "M P 6"],
@@ -101,17 +122,21 @@ def part_parameters(
     connectivity: bool = True,
     minimum_scale: float = 0.05,
 ) -> tuple[Float[Tensor, "M P 3"], Float[Tensor, "M P 3"]]:
-    """(centre, half_extent) p0 + t * alpha * Pi delta, delta = [dc xyz, ds xyz] a part (paper section 3.2).
+    """(centre, half_extent) p0 + alpha * Pi delta, delta = [dc xyz, ds xyz] a part (paper section 2.2).
 
-    t <= 1, one a pair and axis, steps back towards p0 until each half-extent is at least `minimum_scale` of
-    its own (`step_back`). Joints stay closed; delta = 0 gives the bits of p0. Without `connectivity` Pi = I.
+    Each half-extent keeps at least `minimum_scale` of itself: the step bends round that bound (`bend`), and what the
+    rounds leave is stepped back towards p0, a pair and axis at a time (`step_back`). Stepping back alone would do, but
+    one thin part then holds back its whole source. Joints stay closed; delta = 0 gives the bits of p0. Without
+    `connectivity` Pi = I.
     """
     delta = delta.masked_fill(~geometry.part_mask.unsqueeze(-1), 0.0)
-    shift, growth = delta[..., :3], delta[..., 3:]
-    if connectivity:
-        projected = torch.matmul(geometry.projection, by_axis(shift, growth).unsqueeze(-1)).squeeze(-1)
-        shift, growth = by_part(projected)
+    shift, growth = alpha * delta[..., :3], alpha * delta[..., 3:]
     # The step is added to p0 last: with delta = 0 nothing rounds.
-    shift, growth = alpha * shift, alpha * growth
+    if connectivity:
+        step = torch.matmul(geometry.projection, by_axis(shift, growth).unsqueeze(-1)).squeeze(-1)
+        lowest = (_BEND_MARGIN * minimum_scale - 1.0) * geometry.half_extent.transpose(1, 2)
+        shift, growth = by_part(bend(step, geometry.projection, lowest))
+    else:
+        growth = torch.maximum(growth, (_BEND_MARGIN * minimum_scale - 1.0) * geometry.half_extent)
     scale = step_back(geometry.half_extent, growth, minimum_scale * geometry.half_extent)
     return geometry.centre + scale * shift, geometry.half_extent + scale * growth
