@@ -1,0 +1,79 @@
+"""What an ingest tells: `ingest.json` and `contact_sheet.png` beside the tables, and a few lines for a
+person.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jr_dist.data import storage
+from jr_dist.data.file_parts import sensible
+from jr_dist.data.manifest import SPLITS, Manifest, canonical_json
+from jr_dist.data.render import contact_sheet
+
+REPORT = "ingest.json"
+CONTACT_SHEET = "contact_sheet.png"
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What an ingest did with each file."""
+
+    manifest: Manifest
+    models: Mapping[str, Mapping[str, Any]]  # id -> "category", "num_parts", "part_names" and the provenance
+    skipped: Mapping[str, str]  # file -> the reason
+
+    @property
+    def num_sensible(self) -> int:
+        """Models of 2 to 16 parts of which none is nearly everything and none a speck."""
+        return sum(sensible(model["part_area_share"]) for model in self.models.values())
+
+    def summary(self) -> str:
+        """A few lines for a person: counts, then a line for each file that was left out."""
+        counts = self.manifest.counts
+        head = (
+            f"{len(self.models)} of {len(self.models) + len(self.skipped)} models used: {counts['sources']} sources, "
+            + ", ".join(f"{counts[split]} {split}" for split in SPLITS)
+            + f"; {self.num_sensible} with 2 to 16 parts of sensible size"
+        )
+        return "\n".join([head, *(f"left out: {self.skipped[file]}" for file in sorted(self.skipped))])
+
+
+def write_report(
+    root: str,
+    models: Mapping[str, Mapping[str, Any]],
+    roles: Mapping[str, str],
+    skipped: Mapping[str, str],
+    pictures: Mapping[str, np.ndarray],
+) -> None:
+    """`ingest.json`, one line a file, and the contact sheet of the `pictures` (id -> (H, W, 4) uint8), if
+    any.
+    """
+    filesystem, folder = storage.resolve(root)
+    used = [{"id": name, "role": roles[name], **model} for name, model in sorted(models.items())]
+    left_out = [{"file": file, "reason": skipped[file]} for file in sorted(skipped)]
+    text = f'{{"used":[\n{_lines(used)}\n],\n"left_out":[\n{_lines(left_out)}\n]}}\n'
+    storage.write_bytes(filesystem, f"{folder}/{REPORT}", text.encode())
+    if pictures:
+        names = sorted(pictures)
+        labels = [f"{models[name]['num_parts']} {Path(name).name}" for name in names]
+        buffer = io.BytesIO()
+        contact_sheet([pictures[name] for name in names], labels, columns=12).save(buffer, format="PNG")
+        storage.write_bytes(filesystem, f"{folder}/{CONTACT_SHEET}", buffer.getvalue())
+
+
+def read_report(path: str | Path) -> dict[str, list[dict[str, Any]]]:
+    """`ingest.json` of a dataset: "used" and "left_out", an entry a file."""
+    filesystem, folder = storage.resolve(storage.as_location(path))
+    return json.loads(storage.read_bytes(filesystem, f"{folder}/{REPORT}"))
+
+
+def _lines(entries: Sequence[Mapping[str, Any]]) -> str:
+    return ",\n".join(canonical_json(dict(entry)) for entry in entries)
