@@ -99,7 +99,7 @@ def main() -> None:
     """Measure, print, write."""
     options = parser(__doc__).parse_args()
     torch.set_num_threads(options.threads)
-    num_pairs, num_checked, rounds = (16, 4, 5) if options.quick else (160, 16, 5)
+    num_pairs, num_checked, rounds = (32, 4, 3) if options.quick else (160, 16, 5)
     contenders: dict[str, Contender] = {"ours": ours, "cdist": cdist, "ckdtree": ckdtree}
     print(f"{num_pairs} pairs of 2048 points, {rounds} rounds, {machine(options.threads)}")
     print(

@@ -1,7 +1,8 @@
 """What the benchmarks share: interleaved timing, records, the command line and clouds to measure on.
 
 Contenders take turns in every round and their ratio is taken round by round, so that a machine that slows down for a
-while slows both. Ratios carry over to other machines; times do not.
+while slows both. With one thread the clock is the processor time of the process, which on an idle machine is the time
+that passes and on a busy one hardly changes. Ratios carry over to other machines; times do not.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def finish(records: list[Record], path: Path | None) -> None:
 
 def machine(threads: int) -> str:
     """One line saying what was measured on."""
-    numbers = f"{threads} thread{'s' * (threads != 1)}"
+    numbers = "1 thread, processor time" if threads == 1 else f"{threads} threads"
     return f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, {numbers}"
 
 
@@ -64,14 +65,15 @@ def interleaved(
     contenders: dict[str, Callable[[], object]], rounds: int, *, warm_up: bool = True
 ) -> dict[str, list[float]]:
     """Seconds of each contender in each round, after one call of each that isn't counted (unless `warm_up` is off)."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for run in contenders.values() if warm_up else ():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
         for name, run in contenders.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
         progress(f"round {number + 1} of {rounds}")
     progress("")
     return seconds

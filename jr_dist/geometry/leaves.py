@@ -129,48 +129,43 @@ def _key_by(row, keys, start, stop):
 @compiled
 def _select(keys, start, stop, k):
     """Reorder keys[start:stop] so that none before position k is larger than any from k on."""
-    while stop - start > 1:
-        last = stop - 1
-        chosen = _pivot(keys, start, stop)
-        pivot = keys[chosen]
-        keys[chosen] = keys[last]
+    while stop - start > 2:
+        pivot = _pivot(keys, start, stop)
         edge = start
-        for i in range(start, last):  # without a branch: a mispredicted one costs more than the swap
+        for i in range(start, stop):  # without a branch: a mispredicted one costs more than the swap
             key = keys[i]
             keys[i] = keys[edge]
             keys[edge] = key
             edge += intp(key < pivot)
-        keys[last] = keys[edge]
-        keys[edge] = pivot
+        # a median of three different keys is not the least of them, so either side is shorter than the whole
         if edge == k:
             return
         if edge > k:
             stop = edge
         else:
-            start = edge + 1
+            start = edge
+    if stop - start == 2 and keys[start] > keys[start + 1]:
+        keys[start], keys[start + 1] = keys[start + 1], keys[start]
 
 
 @compiled
 def _pivot(keys, start, stop):
     size = stop - start
     if size <= 48:
-        return _middle(keys, start, start + size // 2, stop - 1)
+        return _median(keys[start], keys[start + size // 2], keys[stop - 1])
     step = size // 9
-    return _middle(
-        keys,
-        _middle(keys, start, start + step, start + 2 * step),
-        _middle(keys, start + 3 * step, start + 4 * step, start + 5 * step),
-        _middle(keys, start + 6 * step, start + 7 * step, start + 8 * step),
+    return _median(
+        _median(keys[start], keys[start + step], keys[start + 2 * step]),
+        _median(keys[start + 3 * step], keys[start + 4 * step], keys[start + 5 * step]),
+        _median(keys[start + 6 * step], keys[start + 7 * step], keys[start + 8 * step]),
     )
 
 
 @compiled
-def _middle(keys, i, j, k):
-    if keys[i] > keys[j]:
-        i, j = j, i
-    if keys[j] < keys[k]:
-        return j
-    return k if keys[i] < keys[k] else i
+def _median(a, b, c):
+    low, high = (a, b) if a < b else (b, a)
+    upper = high if high < c else c
+    return upper if upper > low else low
 
 
 class Cloud(NamedTuple):

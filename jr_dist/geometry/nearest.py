@@ -36,7 +36,7 @@ from jr_dist.geometry.simd import (
 )
 
 #: compiled code is cached by the text of this file alone; a test keeps the digest of simd.py and leaves.py here
-HELPERS = "d1d2351c9b2f5cfd"
+HELPERS = "80eb9d07e378e80a"
 
 _INFINITY = np.float32(np.inf)
 _ZERO = np.float32(0)
@@ -122,9 +122,10 @@ def search(queries, cloud):
         x, y, z = load(queries.tree[0], start), load(queries.tree[1], start), load(queries.tree[2], start)
         first = _first_at(bounds, _box_bounds(queries.boxes, packet, boxes, bounds))
         best, index = _compare(x, y, z, tree, first, splat(_INFINITY), splat(int32(0)))
-        worst = splat(largest(best))
-        for i in range(0, bounds.shape[0], LANES):
-            remaining = bits(less(load(bounds, i), worst))
+        # leaves near the first in order are near it in space: what they find spares the others
+        for step in range(0, bounds.shape[0], LANES):
+            i = (first // LANES * LANES + step) % bounds.shape[0]
+            remaining = bits(less(load(bounds, i), splat(largest(best))))
             while remaining != 0:
                 leaf = i + lowest_bit(remaining)
                 remaining &= remaining - uint32(1)
@@ -146,17 +147,20 @@ def _mean_distance(queries):
 
 
 @compiled
-def _add_gradient(queries, cloud):
-    """Of mean |q - nearest|^2: each query is drawn to its nearest point, and that point to it."""
+def _add_gradient(queries, cloud, to_queries, to_cloud):
+    """Of mean |q - nearest|^2, to either or both: each query is drawn to its nearest point, and that point to it."""
     scale = np.float32(2 / len(queries.order))
     for axis in range(3):
         here, there = queries.tree[axis], cloud.tree[axis]
-        to_here, to_there = queries.gradient[axis], cloud.gradient[axis]
-        for i in range(len(queries.order)):
-            nearest = queries.nearest[i]
-            pull = scale * (here[i] - there[nearest])
-            to_here[i] += pull
-            to_there[nearest] -= pull
+        if to_queries:
+            gradient = queries.gradient[axis]
+            for i in range(len(queries.order)):
+                gradient[i] += scale * (here[i] - there[queries.nearest[i]])
+        if to_cloud:
+            gradient = cloud.gradient[axis]
+            for i in range(len(queries.order)):
+                nearest = queries.nearest[i]
+                gradient[nearest] -= scale * (here[i] - there[nearest])
 
 
 @compiled
@@ -184,16 +188,15 @@ def _pairs_block(pairs, x, y, rows, x_orders, y_orders, two_sided, value, gradie
         if two_sided:
             search(there, here)
             value[m] += _mean_distance(there)
-        if len(gradient_x) + len(gradient_y) == 0:
-            continue
+        to_x, to_y = len(gradient_x) > 0, len(gradient_y) > 0
         here.gradient[:] = 0
         there.gradient[:] = 0
-        _add_gradient(here, there)
+        _add_gradient(here, there, to_x, to_y)
         if two_sided:
-            _add_gradient(there, here)
-        if len(gradient_x) > 0:
+            _add_gradient(there, here, to_y, to_x)
+        if to_x:
             _put_back(here, gradient_x[m])
-        if len(gradient_y) > 0:
+        if to_y:
             _put_back(there, gradient_y[m])
     return 0
 
@@ -211,7 +214,7 @@ def _mirror_block(x, x_orders, value, gradient, start, stop):
         if len(gradient) > 0:
             here.gradient[:] = 0
             image.gradient[:] = 0
-            _add_gradient(here, image)
+            _add_gradient(here, image, True, True)
             here.gradient[0] -= image.gradient[0]
             here.gradient[1:] += image.gradient[1:]
             here.gradient[:] *= np.float32(2)
