@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from jr_dist.errors import InputError
-from jr_dist.verbs import VERBS, Verb
+from jr_dist.verbs.registry import VERBS
+from jr_dist.verbs.verb import Verb
 
 OVERVIEW = """usage: jr-dist VERB ...
 

@@ -12,6 +12,7 @@ import trimesh
 
 from jr_dist import cli
 from jr_dist.config import load_config
+from jr_dist.data.dataset import open_dataset
 from jr_dist.data.part_mesh import PartMesh, to_glb
 
 Refused = Callable[..., str]
@@ -42,9 +43,10 @@ def everything(folder: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
 
 
-def box(tmp_path: Path, name: str = "box.glb") -> Path:
+def box(folder: Path, name: str = "box.glb") -> Path:
     """A good mesh."""
-    path = tmp_path / name
+    folder.mkdir(exist_ok=True)
+    path = folder / name
     path.write_bytes(box_bytes())
     return path
 
@@ -159,6 +161,64 @@ def test_a_run_directory_without_a_checkpoint_is_refused(refused, tiny_run, tmp_
     line = refused(verb, run, *inputs, "--out", tmp_path / "out")
     assert str(run) in line
     assert "checkpoint" in line
+
+
+# --- ingest ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", BAD_MESHES, ids=by_name)
+def test_ingest_refuses_a_bad_file(refused, tmp_path, make):
+    path = one_file(tmp_path / "in", make)
+    assert path.name in refused("ingest", path, tmp_path / "out")
+    assert path.name in refused("ingest", tmp_path / "in", tmp_path / "out"), "nothing remains of the folder"
+
+
+def test_ingest_refuses_an_empty_folder_and_a_path_that_is_absent(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert str(tmp_path / "empty") in refused("ingest", tmp_path / "empty", tmp_path / "out")
+    assert "absent" in refused("ingest", tmp_path / "absent", tmp_path / "out")
+
+
+def test_in_a_folder_ingest_lists_the_bad_and_does_the_rest(capfd, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for make in BAD_MESHES:
+        make(folder / make.__name__)
+    for index in range(2):
+        box(folder, f"box-{index}.glb")
+    assert cli.main(["ingest", str(folder), str(tmp_path / "out"), "--num-sources", "1", "--local"]) == 0
+    said = capfd.readouterr().out
+    missing = [make.__name__ for make in BAD_MESHES if make.__name__ not in said]
+    assert not missing, said
+    dataset = open_dataset(tmp_path / "out")
+    assert sum(dataset.manifest.counts.values()) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "needed"),
+    [
+        (["--num-sources", "3"], ["num_sources is 3", "1"]),
+        (["--num-points", "1000000"], ["num_points is 1000000", "65536"]),
+        (["--index", "absent.csv"], ["absent.csv"]),
+        (["--cluster.num_cpus", "0"], ["cluster.num_cpus is 0"]),
+        (["--partnet"], ["result_after_merging.json"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_ingest_refuses_settings_that_cannot_be_met(refused, tmp_path, flags, needed):
+    path = box(tmp_path)
+    line = refused("ingest", path, tmp_path / "out", *flags)
+    missing = [word for word in needed if word not in line]
+    assert not missing, line
+
+
+def test_nothing_that_exists_is_overwritten(refused, tmp_path):
+    path = box(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "theirs").write_text("dear")
+    assert str(tmp_path / "out") in refused("ingest", path, tmp_path / "out")
+    assert str(tmp_path / "out") in refused("synthesize", tmp_path / "out")
+    assert str(tmp_path / "out") in refused("synthesize", tmp_path / "out", "--dry-run")
 
 
 # --- train -----------------------------------------------------------------------------------------------------

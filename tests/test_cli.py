@@ -12,7 +12,7 @@ import pytest
 from jr_dist import cli
 from jr_dist.cli_arguments import Parser, names, whole_number
 from jr_dist.errors import InputError
-from jr_dist.verbs import VERBS
+from jr_dist.verbs.registry import VERBS
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")

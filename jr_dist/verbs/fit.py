@@ -1,0 +1,76 @@
+"""`jr-dist fit`: source models found and deformed for scans and meshes."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from jr_dist.verbs.verb import Verb
+
+
+def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
+    from jr_dist.cli_arguments import whole_number
+
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", type=Path, help="meshes, point clouds, folders of them")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="directory for the results")
+    parser.add_argument("--top-k", metavar="K", type=whole_number(1), default=5, help="candidates deformed [5]")
+    parser.add_argument("--category", metavar="NAME", help="only sources of this category")
+    parser.add_argument(
+        "--up",
+        choices=("x", "y", "z", "-x", "-y", "-z"),
+        default="y",
+        help="the axis that points up in the inputs [y]",
+    )
+    parser.add_argument("--index", metavar="CSV", type=Path, help="a table of the inputs' up axes and sizes")
+    parser.add_argument("--num-points", metavar="N", type=whole_number(32), default=2048, help="points matched [2048]")
+    parser.add_argument("--refine", action="store_true", help="improve each deformation by IDO; the better is kept")
+    parser.add_argument("--pictures", action="store_true", help="write picture.png beside each result")
+    parser.add_argument("--seed", metavar="N", type=whole_number(0), default=0, help="seed of the sampled points [0]")
+    parser.add_argument("--data", metavar="DATASET", type=Path, help="the dataset, where it has moved since training")
+
+
+def _run(arguments: Namespace) -> None:
+    from jr_dist.serve.fit import fit, result_names
+    from jr_dist.serve.inputs import find_inputs
+    from jr_dist.train.trained import load_run
+
+    if arguments.dry_run:
+        found = find_inputs(arguments.inputs, up=arguments.up, index=arguments.index, out=arguments.out)
+        run = load_run(arguments.run)
+        print(f"would fit {len(found)} inputs to {len(run.source_ids)} sources by {arguments.run} ({run.method}):")
+        names = result_names([entry.path for entry in found])
+        print("\n".join(f"  {entry.path} -> {arguments.out / name}" for entry, name in zip(found, names, strict=True)))
+        return
+    results = fit(
+        arguments.run,
+        arguments.inputs,
+        out=arguments.out,
+        top_k=arguments.top_k,
+        up=arguments.up,
+        index=arguments.index,
+        category=arguments.category,
+        num_points=arguments.num_points,
+        refine=arguments.refine,
+        pictures=arguments.pictures,
+        seed=arguments.seed,
+        data=arguments.data,
+    )
+    for result in results:
+        best = result.candidates[0]
+        print(
+            f"{result.input}: {best.source}, chamfer x100 {best.chamfer_before_x100:.3f} -> "
+            f"{best.chamfer_after_x100:.3f}, {result.path / best.glb}"
+        )
+
+
+FIT = Verb(
+    "fit",
+    "find and deform the best source models for a scan or a mesh",
+    "For each input (a mesh, a point cloud as PLY, XYZ or NPY, or a folder of them) find the best source "
+    "models and deform them. Writes DIR/STEM/ with result.json and rank-1.glb ...: one named node a part, "
+    "in the frame and units of the input.",
+    _arguments,
+    _run,
+)

@@ -1,0 +1,95 @@
+"""`jr-dist ingest`: other people's meshes as a dataset."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from jr_dist.verbs.output import check_new
+from jr_dist.verbs.verb import Verb
+
+FEW_FILES = 8  # that many are read sooner than Ray starts
+
+
+def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
+    from jr_dist.cli_arguments import add_settings, whole_number
+    from jr_dist.config import ClusterConfig
+
+    parser.add_argument("path", metavar="PATH", type=Path, help="a mesh file, or a folder that is searched for them")
+    parser.add_argument("out", metavar="OUT", help="directory for the dataset, new or empty")
+    parser.add_argument(
+        "--num-sources",
+        metavar="S",
+        type=whole_number(1),
+        help="models that become sources, the rest are targets [a tenth, but 50 where that is fewer, at most 30 %%]",
+    )
+    parser.add_argument(
+        "--split-seed", metavar="N", type=whole_number(0), default=0, help="decides sources and splits [0]"
+    )
+    parser.add_argument(
+        "--index",
+        metavar="CSV",
+        type=Path,
+        help="a table of files, categories, up axes and sizes [index.csv in PATH, where there is one]",
+    )
+    parser.add_argument("--partnet", action="store_true", help="PATH is a PartNet tree: its own segmentation is used")
+    parser.add_argument(
+        "--up", choices=("x", "y", "z", "-x", "-y", "-z"), default="y", help="the axis that points up [y]"
+    )
+    parser.add_argument("--category", metavar="NAME", help="of models that the index does not name [their folder's]")
+    parser.add_argument(
+        "--num-points", metavar="N", type=whole_number(32), default=2048, help="points stored of a shape [2048]"
+    )
+    parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="leave out contact_sheet.png")
+    parser.add_argument(
+        "--local", action="store_true", help="read one file after the other in this process, without Ray"
+    )
+    add_settings(parser, "cluster", ClusterConfig, {})
+
+
+def _run(arguments: Namespace) -> None:
+    from jr_dist.cli_arguments import given_settings
+    from jr_dist.config import load_config
+    from jr_dist.data.ingest import ingest
+    from jr_dist.data.ingest_tasks import find_tasks
+    from jr_dist.progress import progress
+
+    # The paths are not used: a configuration without them would be refused.
+    cluster = load_config(None, {"data.path": "-", "run.path": "-", **given_settings(arguments)}).cluster
+    find = {name: getattr(arguments, name) for name in ("index", "up", "category", "partnet")}
+    out = None if "://" in arguments.out else Path(arguments.out)
+    tasks, _ = find_tasks(arguments.path, leave_out=out, **find)
+    if arguments.dry_run:
+        check_new(arguments.out)
+        print(f"would read {len(tasks)} models at {arguments.path} and write a dataset to {arguments.out}:")
+        print("\n".join(f"  {name}: {count}" for name, count in sorted(Counter(t.category for t in tasks).items())))
+        return
+    with progress("ingest", len(tasks), unit="file") as state:
+        report = ingest(
+            arguments.path,
+            arguments.out,
+            num_sources=arguments.num_sources,
+            split_seed=arguments.split_seed,
+            num_points=arguments.num_points,
+            pictures=arguments.pictures,
+            cluster=cluster,
+            local=arguments.local or len(tasks) <= FEW_FILES,
+            progress=state,
+            **find,
+        )
+    print(report.summary())
+    print(f"wrote {arguments.out}")
+
+
+INGEST = Verb(
+    "ingest",
+    "make a dataset of your own meshes",
+    "Read GLB, glTF, OBJ, STL, PLY and OFF files into a dataset. Parts are the file's own nodes or groups; a "
+    "mesh that names none is segmented. Materials, textures and names are kept. An index.csv beside the files "
+    "may name categories, up axes and sizes. A file that can't be used is listed with its reason and never "
+    "stops the rest.",
+    _arguments,
+    _run,
+)
