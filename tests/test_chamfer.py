@@ -137,6 +137,17 @@ def test_matrix_equals_a_loop(backend):
     x, y = clouds(5, 60, 0), clouds(19, 45, 1)
     loop = torch.stack([torch.stack([chamfer(a[None], b[None], backend=backend)[0] for b in y]) for a in x])
     assert torch.equal(chamfer_matrix(x, y, backend=backend), loop)
+    if backend == "numba":  # the sum of both directions does not depend on which comes first
+        assert torch.equal(chamfer_matrix(y, x, backend=backend), loop.T)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (5, 2)])
+def test_matrix_names_the_cloud_that_is_bad(shape):
+    for which in (0, 1):
+        both = [clouds(count, 30, count) for count in shape]
+        both[which][1, 4, 2] = float("nan")
+        with pytest.raises(InputError, match=f"cloud 1 of {'xy'[which]}"):
+            chamfer_matrix(*both, backend="numba")
 
 
 @pytest.mark.parametrize("num_points", range(1, 41))

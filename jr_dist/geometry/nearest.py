@@ -311,12 +311,14 @@ def neighbours(x, y, rows, *, num_threads):
     return distances, indices
 
 
-def matrix(x, y, *, num_threads):
-    """Chamfer [A, B] float32 of each cloud of x with each of y."""
+def matrix(x, y, *, num_threads, names=("x", "y")):
+    """Chamfer [A, B] float32 of each cloud of x with each of y; `names` are theirs in messages."""
+    if len(x) < len(y):  # rows are what threads share
+        return matrix(y, x, num_threads=num_threads, names=names[::-1]).T.copy()
     value = np.empty((len(x), len(y)), np.float64)
     for start in range(0, len(y), MATRIX_TILE):
         stop = min(start + MATRIX_TILE, len(y))
-        _in_blocks(partial(_matrix_block, x, y, value, start, stop), len(x), num_threads)
+        _in_blocks(partial(_matrix_block, x, y, value, start, stop), len(x), num_threads, names)
     return value.astype(np.float32)
 
 
@@ -327,10 +329,10 @@ def spatial_order(x, *, num_threads):
     return orders
 
 
-def _in_blocks(block, count, num_threads):
+def _in_blocks(block, count, num_threads, names=("x", "y")):
     code = run_blocks(block, count, num_threads)
     if code:
         raise InputError(
-            f"chamfer: cloud {abs(code) - 1} of {'x' if code > 0 else 'y'} has a coordinate that is NaN, infinite "
-            "or beyond 1e18; finite points are allowed, so look where they come from"
+            f"chamfer: cloud {abs(code) - 1} of {names[code < 0]} has a coordinate that is NaN, infinite or beyond 1e18; "
+            "finite points are allowed, so look where they come from"
         )
