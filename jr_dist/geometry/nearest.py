@@ -333,6 +333,6 @@ def _in_blocks(block, count, num_threads, names=("x", "y")):
     code = run_blocks(block, count, num_threads)
     if code:
         raise InputError(
-            f"chamfer: cloud {abs(code) - 1} of {names[code < 0]} has a coordinate that is NaN, infinite or beyond 1e18; "
-            "finite points are allowed, so look where they come from"
+            f"chamfer: cloud {abs(code) - 1} of {names[code < 0]} has a coordinate that is NaN, infinite or beyond "
+            "1e18; finite points are allowed, so look where they come from"
         )
