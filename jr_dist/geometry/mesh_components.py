@@ -69,19 +69,31 @@ def face_components(
     low, high = np.minimum(start, end), np.maximum(start, end)
     edge = low * (int(place.max()) + 1) + high
     order = np.argsort(edge, kind="stable")
-    order = order[(low != high)[order] & (twin == np.arange(len(faces)))[order // 3]]
+    collapsed = (corner == np.roll(corner, 1, axis=1)).any(axis=1)
+    order = order[((twin == np.arange(len(faces))) & ~collapsed)[order // 3]]
     bounds = np.append(np.flatnonzero(np.diff(edge[order], prepend=-1)), len(order))
     apex = np.roll(faces, -2, axis=1).ravel()
     mesh = (vertices, faces.ravel(), apex, start[order] < end[order], order, bounds, sheets)
     parent, flip = twin.copy(), np.zeros(len(faces), np.bool_)
     _join_faces(parent, flip, *mesh, np.ones(len(faces)), _NO_CREASE)
+    _join_collapsed(parent, corner, collapsed)
     labels = _numbered(_roots(parent))
     if crease is not None:
         side = _outside(vertices, faces, labels, _flips(parent, flip), twin)
         parent, flip = twin.copy(), np.zeros(len(faces), np.bool_)
         _join_faces(parent, flip, *mesh, side, crease)
+        _join_collapsed(parent, corner, collapsed)
         labels = _numbered(_roots(parent))
     return _numbered(_without_linings(labels, any_side, triangle_areas(vertices, faces))[labels])
+
+
+def _join_collapsed(parent: np.ndarray, corner: np.ndarray, collapsed: np.ndarray) -> None:
+    """Unite each face that welding made a line or a point with a face at its first corner, a sound one if possible."""
+    by_place = np.full(int(corner.max()) + 1, -1)
+    by_place[corner[collapsed].ravel()] = np.repeat(np.flatnonzero(collapsed), 3)
+    by_place[corner[~collapsed].ravel()] = np.repeat(np.flatnonzero(~collapsed), 3)
+    for face in np.flatnonzero(collapsed):
+        _join(parent, face, by_place[corner[face, 0]])
 
 
 def _cycles(corner: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ After ComplementMe (Sung et al. 2017, section 4.1), whose parts are connected co
 leaves, grouped where they lie in one another, near one another, or are copies: here components of the
 welded mesh; slats (rows of copies closer than they are wide) become one part; then the cheapest pair is
 joined until no cheap one is left and at most 16 remain. Copies that stand apart, such as four legs, stay
-apart as long as there is room, and are joined together or not at all.
+apart as long as there is room, and mirror images are joined alike.
 """
 
 from dataclasses import dataclass
@@ -146,12 +146,13 @@ def _joined(groups: _Groups, max_parts: int, join_below: float) -> np.ndarray:
     count = len(groups.area)
     root, alive = np.arange(count), np.ones(count, bool)
     cost = np.stack([_costs(groups, i, alive) for i in range(count)])
-    limit = join_below
+    tied = join_below
     for left in range(count, 1, -1):
         i, j = sorted(divmod(int(cost.argmin()), count))
         if left > max_parts:
-            limit = max(limit, cost[i, j] * _SAME_COST)
-        elif cost[i, j] >= limit:
+            tied = max(tied, cost[i, j] * _SAME_COST)
+        # What costs the same as the last join is its mirror image; a long row of equals must not fall like dominoes.
+        elif cost[i, j] >= (tied if left > 3 * max_parts // 4 else join_below):
             break
         alive[j] = False
         root[root == j] = i
