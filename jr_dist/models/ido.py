@@ -56,7 +56,7 @@ def optimise_inner(
     `one_sided` looks from the target to the source alone, for targets seen in part: give a `prior` then, and a
     `prior_weight` (0.01 to 0.03): that times the squared distance to the prior's parameters is added to the
     loss. `start` has to satisfy the joints: the fit stays as close to them. Half-extents stay above
-    `minimum_scale` of the source's (or of the start's, where they are smaller).
+    `minimum_scale` of the source's (or of the start's, where they are smaller); minus infinity frees them.
     """
     problems = _problems(geometry, targets, target_index, one_sided, prior, prior_weight)
     limits = _limits(geometry, start, minimum_scale, connectivity)
@@ -85,23 +85,21 @@ def optimise_inner_sgd(
     one_sided: bool = False,
     prior: Parameters | None = None,
     prior_weight: float = 0.0,
-    minimum_scale: float = 0.05,
     connectivity: bool = True,
 ) -> InnerFit:
-    """The paper's IDO: plain gradient descent, `learning_rate` a pair. Arguments as for `optimise_inner`.
+    """The paper's IDO: plain gradient descent, `learning_rate` a pair; other arguments as for `optimise_inner`.
 
-    (The published code divides the rate by the number of pairs in the batch; here a pair does not feel the others.)
+    As in the paper half-extents are not bounded: compare with a `minimum_scale` of minus infinity there. The published
+    code divides the rate by the number of pairs in the batch; here no pair feels the others.
     """
     problems = _problems(geometry, targets, target_index, one_sided, prior, prior_weight)
-    limits = _limits(geometry, start, minimum_scale, connectivity)
     projection = _projection(geometry, connectivity)
-    best = _Iterate.unknown(limits.start)
-    trial = limits.start
+    trial = _unknowns((geometry.centre, geometry.half_extent) if start is None else start)
+    best = _Iterate.unknown(trial)
     for _ in range(iterations):
         problem = problems(trial)
         best = best.improved(trial, best.step, problem, problem.objective < best.objective)
-        descent = 2 * learning_rate * (projection @ problem.pull.unsqueeze(-1)).squeeze(-1)
-        trial = limits.allowed(trial, descent)
+        trial = trial + 2 * learning_rate * (projection @ problem.pull.unsqueeze(-1)).squeeze(-1)
     problem = problems(trial)
     return _fit(geometry, best.improved(trial, best.step, problem, problem.objective < best.objective))
 
