@@ -9,6 +9,7 @@ from pathlib import Path
 # Two processors are shared by pytest, Ray and the kernels: one thread each, set before torch reads it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -26,6 +27,9 @@ CHECKED_MODULES = (
 )
 install_import_hook(CHECKED_MODULES, "beartype.beartype")
 torch.set_num_threads(1)
+# How long an example takes says nothing on a machine that others use, and the first one may compile a kernel.
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")
