@@ -276,6 +276,12 @@ def test_missing_and_truncated_files(copy):
     refuse("part-00000.parquet is missing", open_dataset, copy)
 
 
+def test_file_that_went_away_after_opening(copy):
+    dataset = open_dataset(copy)
+    (copy / "targets/train/part-00000.parquet").unlink()
+    refuse("not on machine.*cluster", read_targets, dataset, "train")
+
+
 def test_truncated_after_opening(copy):
     dataset = open_dataset(copy)
     file = copy / "targets/train/part-00000.parquet"

@@ -16,6 +16,7 @@ from jr_dist.errors import InputError
 
 # Several processes of a machine may read one split: above this they share its points in a mapped file.
 IN_MEMORY_BYTES = 512 << 20
+_MOST_TABLES = 2  # a process of Ray's outlives the run that it read for
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def _table(plan: StepPlan) -> _Table:
     dataset, split, categories = plan.dataset, plan.split, plan.categories
     key = (dataset.path, dataset.hash, split, categories)
     if key not in _tables:
+        while len(_tables) >= _MOST_TABLES:
+            del _tables[next(iter(_tables))]
         num_targets = count_rows(dataset, split, categories)
         if num_targets * dataset.num_points * 12 <= IN_MEMORY_BYTES:
             _tables[key] = _Table(read_targets(dataset, split, categories).points, np.arange(num_targets))

@@ -30,6 +30,8 @@ from jr_dist.errors import InputError
 
 _READ_CPUS = 0  # the two cores of a small machine belong to the training workers; reading is 1 % of their work
 _BLOCK_BYTES = 1 << 20  # small blocks, so that the first batch comes soon and few are made in advance
+_AHEAD_BYTES = 16 << 20  # what a stream may hold of the object store, which the bank's messages share
+_AHEAD_STEPS = 4  # at least, where steps are large
 _BLOCKS_PER_TASK = 64  # starting a task costs as much as some blocks
 
 
@@ -109,7 +111,7 @@ def local_target_batches(
 def _streamed(plan: StepPlan, steps: range, progress: bool) -> Iterator[TargetBatch]:
     if not steps:
         return
-    with DataContext.current(_context(progress)):
+    with DataContext.current(_context(plan.step_bytes, progress)):
         stream = ray.data.read_datasource(
             _StepSource(plan, steps), num_cpus=_READ_CPUS, concurrency=1, override_num_blocks=1
         )
@@ -128,9 +130,11 @@ def _streamed(plan: StepPlan, steps: range, progress: bool) -> Iterator[TargetBa
         del blocks  # ends the execution where the reader stops early
 
 
-def _context(progress: bool) -> DataContext:
+def _context(step_bytes: int, progress: bool) -> DataContext:
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
+    ahead = max(_AHEAD_BYTES, _AHEAD_STEPS * step_bytes)
+    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=ahead)
     context.target_max_block_size = _BLOCK_BYTES
     if not progress:
         context.enable_progress_bars = False

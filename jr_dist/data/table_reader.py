@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -72,6 +73,11 @@ def _open_parquet(dataset: Dataset, entry: FileEntry, schema: pa.Schema) -> pq.P
             memory_map=local,
             page_checksum_verification=True,
         )
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{dataset.path}/{entry.path} is not on machine {platform.node()}; restore it, or keep the dataset of a "
+            f"cluster where all its machines reach it"
+        ) from error
     except (pa.ArrowException, OSError) as error:
         raise _damaged(dataset, entry, error) from error
     if not file.schema_arrow.equals(schema) or file.metadata.num_rows != entry.rows:
