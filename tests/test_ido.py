@@ -215,6 +215,13 @@ def test_the_bounded_step_meets_the_optimality_conditions(seed):
     assert (value.sum(dim=-1) - 2 * (problem.pull * far).sum(dim=-1) <= 1e-9).all()
 
 
+def test_no_pairs_are_no_trouble():
+    _, _, geometry, targets, index = _strangers(9, 2)
+    none = index[:0]
+    fit = optimise_inner(geometry.take(none), targets, none)
+    assert fit.centre.shape == (0, 8, 3) and fit.loss.shape == (0,)
+
+
 @pytest.mark.gpu
 def test_a_gpu_fits_as_the_cpu_does():
     _, _, geometry, targets, index = _strangers(7)

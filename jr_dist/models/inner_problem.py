@@ -84,7 +84,8 @@ def null_space_basis(projection: Float[Tensor, "M 3 R R"]) -> Float[Tensor, "M 3
     """
     rest = projection.diagonal(dim1=-2, dim2=-1).clone()
     ranks = rest.sum(dim=-1).round()
-    basis = torch.zeros(*projection.shape[:-1], int(ranks.amax()), dtype=projection.dtype, device=projection.device)
+    width = int(ranks.amax()) if len(ranks) else 0
+    basis = torch.zeros(*projection.shape[:-1], width, dtype=projection.dtype, device=projection.device)
     for k in range(basis.shape[-1]):
         pivot = rest.argmax(dim=-1)[..., None, None]
         found = (k < ranks).unsqueeze(-1)
