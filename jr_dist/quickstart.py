@@ -27,12 +27,11 @@ CATEGORIES = ["cabinet", "chair", "table"]
 
 
 def quickstart(arguments: Namespace) -> None:
-    """Synthesize, train `METHODS` in one Ray session, evaluate them, fit a few targets; print where things are."""
-    from jr_dist.cluster import connect
+    """Synthesize, train `METHODS` side by side in one Ray session, evaluate them, fit a few targets; print where things are."""
     from jr_dist.evaluate.markdown import to_markdown
     from jr_dist.evaluate.protocol import evaluate
     from jr_dist.serve.fit import fit
-    from jr_dist.train.trainer import train
+    from jr_dist.train.trainer import train_side_by_side
 
     settings = given_settings(arguments)
     runs = {method: arguments.runs / method for method in METHODS}
@@ -45,10 +44,8 @@ def quickstart(arguments: Namespace) -> None:
     }
     with _stage("synthesize"):
         _dataset(arguments)
-    with connect(configs["ours"].cluster):
-        for config in configs.values():
-            with _stage(f"train {config.train.method}"):
-                train(config)
+    with _stage("train " + ", ".join(METHODS)):
+        train_side_by_side(list(configs.values()))
     chosen = configs["ours"].evaluate
     report = arguments.runs / "evaluation"
     with _stage("evaluate"):
@@ -97,7 +94,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m jr_dist.quickstart", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("data/quickstart"), help="the dataset [data/quickstart]")
     parser.add_argument("--runs", type=Path, default=Path("runs/quickstart"), help="the runs [runs/quickstart]")
-    parser.add_argument("--num-sources", type=whole_number(3), default=60, help="source models [60]")
+    parser.add_argument("--num-sources", type=whole_number(3), default=72, help="source models [72]")
     parser.add_argument("--num-targets", type=whole_number(30), default=900, help="targets of all splits [900]")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of the dataset [0]")
     for section, model in sections().items():

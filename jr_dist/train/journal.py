@@ -24,7 +24,7 @@ class Journal:
         self._file = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step)
         self._num_steps, self._first_step, self._title = num_steps, first_step, title
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_line = 0.0  # of the first step: what starting took says nothing of the rest
         self._nearest: deque[int] = deque(maxlen=512)
 
     def step(self, step: int, logged: Mapping[str, Any], *, rate: float, every: int) -> None:
@@ -35,6 +35,8 @@ class Journal:
         if step % every == 0:
             self._write("train", step, values)
         now = time.monotonic()
+        if not self._started:
+            self._started, self._first_step = now, step + 1
         if now - self._last_line >= SECONDS_BETWEEN_LINES or step + 1 == self._num_steps:
             self._last_line = now
             print(self._line(step, values, now), flush=True)
@@ -47,7 +49,7 @@ class Journal:
 
     def _line(self, step: int, values: Mapping[str, Any], now: float) -> str:
         steps_a_second = (step + 1 - self._first_step) / max(now - self._started, 1e-9)
-        left = (self._num_steps - step - 1) / steps_a_second
+        left = (self._num_steps - step - 1) / steps_a_second if steps_a_second else 0.0
         shown = (
             "fit",
             "loss_deformation",
