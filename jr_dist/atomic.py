@@ -46,13 +46,13 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
 def atomic_directory(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty directory beside `path`; renamed to `path` when the block ends well, removed when it raises.
 
-    Raises `InputError` where `path` exists (and is no empty directory), unless `replace` is set: then the old directory is
-    moved away just before the rename and deleted after it.
+    Raises `InputError` where `path` exists (and is no empty directory), unless `replace` is set: then the old directory
+    is moved away just before the rename and deleted after it.
     """
     path = Path(path)
     occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
     if occupied and not replace:
-        raise InputError(f"output {path} exists already; allowed is a new or empty directory; remove it or name another")
+        raise InputError(f"output {path} exists already; allowed is a new or empty place; remove it or name another")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     aside.mkdir()

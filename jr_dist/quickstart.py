@@ -27,7 +27,7 @@ CATEGORIES = ["cabinet", "chair", "table"]
 
 
 def quickstart(arguments: Namespace) -> None:
-    """Synthesize, train `METHODS` side by side in one Ray session, evaluate them, fit a few targets; print where things are."""
+    """Synthesize, train `METHODS` side by side in one Ray session, evaluate them, fit scans; print where things are."""
     from jr_dist.evaluate.markdown import to_markdown
     from jr_dist.evaluate.protocol import evaluate
     from jr_dist.serve.fit import fit

@@ -13,7 +13,6 @@ from jr_dist.bank.shard import BankShard
 from jr_dist.models.retrieval import retrieval_weight, squared_distance_to_all
 from jr_dist.train.group import Group
 
-
 SGD = RowOptimiser("sgd")
 
 

@@ -170,7 +170,9 @@ def test_file_with_nested_and_moved_nodes():
         frame_to="desk", frame_from="world", matrix=trimesh.transformations.translation_matrix((5, 0, 0))
     )
     scene.add_geometry(plain_box((1, 1, 1), (0, 0, 0)), node_name="top", parent_node_name="desk")
-    mesh = from_glb(scene.export(file_type="glb"))
+    data = scene.export(file_type="glb")
+    assert isinstance(data, bytes)
+    mesh = from_glb(data)
     assert mesh.names == ("desk",)
     np.testing.assert_allclose(concatenated(mesh)[0].mean(axis=0), (5, 0, 0))
 

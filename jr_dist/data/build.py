@@ -1,5 +1,6 @@
 """From a mesh or a cloud in its file's frame to the record we keep: canonical frame, boxes, samples, joints."""
 
+# ruff: noqa: A002 (`id` is what records call it)
 from __future__ import annotations
 
 import hashlib

@@ -43,8 +43,10 @@ def _glb_header(path: Path) -> Any:
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(_HEADER_BYTES)
-        if len(head) < _HEADER_BYTES or head[:4] != _MAGIC:
+        if head[:4] != _MAGIC:
             raise InputError(f"{path} is not a GLB file (it begins with {head[:4]!r}, not {_MAGIC!r}); export it again")
+        if len(head) < _HEADER_BYTES:
+            raise InputError(f"{path} is truncated: it has {size} bytes, less than a header; export it again")
         length = int.from_bytes(head[8:12], "little")
         if length > size:
             raise InputError(

@@ -31,7 +31,9 @@ def sound_pieces(
     """
     num_faces = sum(len(piece.faces) for _, piece in pieces)
     if num_faces == 0:
-        raise InputError(f"{path} is a mesh without faces; at least one triangle is needed; export the surface")
+        raise InputError(
+            f"{path} is a mesh without faces, truncated, or no mesh at all; one triangle is needed at least; export it again"
+        )
     if num_faces > MAX_TRIANGLES:
         raise InputError(f"{path} has {num_faces} triangles; allowed are {MAX_TRIANGLES}; simplify the mesh")
     kept = [(name, _sound(path, piece)) for name, piece in pieces]

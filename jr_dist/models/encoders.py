@@ -30,6 +30,6 @@ class PointNet(nn.Module):
         """Encode M clouds of N points in the canonical frame."""
         num_clouds, num_points, _ = points.shape
         features = self.point_layers(points.reshape(num_clouds * num_points, 3))
-        # `max` sends the gradient to one point of each maximum; `amax` would share it among ties at three times the cost.
+        # `max` sends the gradient to one point of each maximum; `amax` would share it among ties, at more cost.
         largest = features.view(num_clouds, num_points, -1).max(dim=1).values
         return self.head(torch.relu(largest))

@@ -36,7 +36,8 @@ class Journal:
             self._write("train", step, values)
         now = time.monotonic()
         if not self._started:
-            self._started, self._first_step = now, step + 1
+            self._started = self._last_line = now
+            self._first_step = step + 1
         if now - self._last_line >= SECONDS_BETWEEN_LINES or step + 1 == self._num_steps:
             self._last_line = now
             print(self._line(step, values, now), flush=True)

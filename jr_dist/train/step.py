@@ -175,7 +175,7 @@ def _start_fit_scale(state: TrainState, codes: Codes, fitting: Tensor) -> None:
 def _check_finite(step: int, what: str, values: Tensor) -> None:
     if not torch.isfinite(values).all():
         raise FloatingPointError(
-            f"step {step}: the {what} are not finite, so training diverged; nothing was updated; lower train.learning_rate"
+            f"step {step}: {what} not finite, training diverged; nothing was updated; lower train.learning_rate"
         )
 
 

@@ -93,7 +93,7 @@ def load_run(path: str | Path, device: str = "cpu", which: str = BEST) -> Traine
     if not has_checkpoint(path, which):
         hint = "it has not reached its first validation" if has_checkpoint(path, LAST) else "it has no checkpoint"
         raise InputError(
-            f"run {path} can't be used: {hint}; allowed is a run with checkpoints/{which}; train it with `jr-dist train`"
+            f"run {path} can't be used: {hint}; allowed is one with checkpoints/{which}; train it by `jr-dist train`"
         )
     checkpoint = load_checkpoint(checkpoint_path(path, which))
     manifest = checkpoint.manifest
