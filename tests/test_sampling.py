@@ -24,9 +24,7 @@ def test_points_lie_on_the_faces_they_are_said_to_lie_on(seed):
     points, face = sample_triangles(vertices, faces, 200, rng)
     a, b, c = (vertices[faces[face, i]] for i in range(3))
     # Three sub-triangles that add up to the whole: inside, and in the plane.
-    pieces = sum(
-        np.linalg.norm(np.cross(u - points, v - points), axis=1) / 2 for u, v in ((a, b), (b, c), (c, a))
-    )
+    pieces = sum(np.linalg.norm(np.cross(u - points, v - points), axis=1) / 2 for u, v in ((a, b), (b, c), (c, a)))
     np.testing.assert_allclose(pieces, triangle_areas(vertices, faces)[face], rtol=1e-6, atol=1e-9)
 
 
@@ -34,9 +32,7 @@ def test_points_are_uniform_on_a_triangle():
     points, _ = sample_triangles(TRIANGLE, FACE, 40_000, np.random.default_rng(0))
     # Moments of the uniform distribution on this triangle: mean 1/3, variance 1/18, covariance -1/36.
     np.testing.assert_allclose(points[:, :2].mean(axis=0), 1 / 3, atol=0.006)
-    np.testing.assert_allclose(
-        np.cov(points[:, :2].T), np.array([[1 / 18, -1 / 36], [-1 / 36, 1 / 18]]), atol=0.0015
-    )
+    np.testing.assert_allclose(np.cov(points[:, :2].T), np.array([[1 / 18, -1 / 36], [-1 / 36, 1 / 18]]), atol=0.0015)
 
 
 def test_faces_are_drawn_by_area_and_in_random_order():
@@ -49,9 +45,7 @@ def test_faces_are_drawn_by_area_and_in_random_order():
 
 
 def test_a_seed_decides_everything():
-    first, second, third = (
-        sample_triangles(TRIANGLE, FACE, 10, np.random.default_rng(seed))[0] for seed in (3, 3, 4)
-    )
+    first, second, third = (sample_triangles(TRIANGLE, FACE, 10, np.random.default_rng(seed))[0] for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first, third)
 

@@ -22,24 +22,18 @@ def canonical_transform(points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "
     Raises `InputError` for points that are none, not finite, or all the same.
     """
     if len(points) == 0 or not np.isfinite(points).all():
-        raise InputError(
-            f"{len(points)} points, or some not finite; allowed are finite points; check the input"
-        )
+        raise InputError(f"{len(points)} points, or some not finite; allowed are finite points; check the input")
     low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
     half_diagonal = np.linalg.norm(high - low) / 2
     if not (np.isfinite(half_diagonal) and half_diagonal > 0):
-        raise InputError(
-            f"the points span a box of half-diagonal {half_diagonal}; allowed is above 0; check the input"
-        )
+        raise InputError(f"the points span a box of half-diagonal {half_diagonal}; allowed is above 0; check the input")
     transform = np.eye(4)
     transform[:3, :3] *= half_diagonal
     transform[:3, 3] = (low + high) / 2
     return transform
 
 
-def apply_transform(
-    transform: Float[np.ndarray, "4 4"], points: Float[np.ndarray, "N 3"]
-) -> Float[np.ndarray, "N 3"]:
+def apply_transform(transform: Float[np.ndarray, "4 4"], points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
     """`points` moved by an affine 4x4 transform; float64."""
     return points @ transform[:3, :3].T + transform[:3, 3]
 

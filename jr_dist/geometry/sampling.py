@@ -6,9 +6,7 @@ from jaxtyping import Float, Int
 from jr_dist.errors import InputError
 
 
-def triangle_areas(
-    vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]
-) -> Float[np.ndarray, " F"]:
+def triangle_areas(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> Float[np.ndarray, " F"]:
     """Area of each triangle, in squared units of the vertices."""
     a, b, c = (vertices[faces[:, i]] for i in range(3))
     return np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
@@ -28,9 +26,7 @@ def sample_triangles(
     areas = triangle_areas(vertices, faces)
     total = areas.sum()
     if not (np.isfinite(total) and total > 0):
-        raise InputError(
-            f"the area of {len(faces)} triangles is {total}; allowed is above 0; drop the degenerate part"
-        )
+        raise InputError(f"the area of {len(faces)} triangles is {total}; allowed is above 0; drop the degenerate part")
     ends = np.cumsum(areas)
     face = np.searchsorted(ends, rng.random(num_points) * ends[-1], side="right")
     root, v = np.sqrt(rng.random((num_points, 1))), rng.random((num_points, 1))
@@ -38,9 +34,7 @@ def sample_triangles(
     return (1 - root) * a + root * (1 - v) * b + root * v * c, face
 
 
-def allocate_points(
-    areas: Float[np.ndarray, " P"], num_points: int, *, minimum: int = 8
-) -> Int[np.ndarray, " P"]:
+def allocate_points(areas: Float[np.ndarray, " P"], num_points: int, *, minimum: int = 8) -> Int[np.ndarray, " P"]:
     """How many of `num_points` each part gets: by area (largest remainder), `minimum` or more with area.
 
     The minimum shrinks to num_points // parts where points are few. The counts sum to `num_points`. Raises
@@ -49,9 +43,7 @@ def allocate_points(
     present = areas > 0
     num_present = int(present.sum())
     if num_present == 0 or not np.isfinite(areas).all():
-        raise InputError(
-            f"part areas are {areas.tolist()}; allowed are finite areas, one above 0; check the mesh"
-        )
+        raise InputError(f"part areas are {areas.tolist()}; allowed are finite areas, one above 0; check the mesh")
     if num_points < num_present:
         raise InputError(
             f"num_points is {num_points}; allowed is {num_present} (one a part) or more; ask for more points"
