@@ -71,12 +71,12 @@ def test_a_run_leaves_what_evaluation_needs(tiny_dataset, tmp_path, method):
 
 
 def test_losses_fall(tiny_dataset, tmp_path):
-    train(settings(tiny_dataset, tmp_path / "run", train__epochs=40, train__validate_every=10, retrieval__sigma0=1.0))
+    train(settings(tiny_dataset, tmp_path / "run", train__epochs=40, train__validate_every=40, retrieval__sigma0=1.0))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    validations = [line["chamfer_x100"] for line in lines if line["part"] == "val"]
-    assert validations[-1] < validations[0]
-    fits = [line["fit"] for line in lines if line["part"] == "train"]
-    assert np.mean(fits[-3:]) < 0.8 * fits[0]
+    steps = [line for line in lines if line["part"] == "train"]
+    for name in ("fit", "loss_deformation", "loss_embedding"):
+        first, last = (np.mean([line[name] for line in part]) for part in (steps[:3], steps[-3:]))
+        assert last < 0.9 * first, name
 
 
 @pytest.mark.parametrize("overrides", [

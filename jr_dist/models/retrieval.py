@@ -13,8 +13,8 @@ def retrieval_weight(raw: Float[Tensor, "*S D"]) -> Float[Tensor, "*S D"]:
 
 
 def squared_distance(
-    target: Float[Tensor, "*B D"], source: Float[Tensor, "*B D"], weight: Float[Tensor, "*B D"]
-) -> Float[Tensor, "*B"]:
+    target: Float[Tensor, "*#B D"], source: Float[Tensor, "*#B D"], weight: Float[Tensor, "*#B D"]
+) -> Float[Tensor, "*#B"]:
     """d_R^2(s, t) = sum_j (w_sj (phi(t)_j - phi(s)_j))^2, pair by pair. Asymmetric: the weight is the source's."""
     return (weight * (target - source)).square().sum(-1)
 
