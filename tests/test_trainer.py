@@ -35,8 +35,8 @@ def test_runs_side_by_side_give_the_bits_of_runs_alone(ray_cluster, tiny_dataset
 
 
 def test_two_workers_share_the_batches_and_keep_one_bank(ray_cluster, tiny_dataset, tmp_path):
-    """Two workers of B = 4 against one of B = 8. Batch norm sees other batches, so codes differ a little once candidates
-    are drawn from P_R; which rows were touched how often says whether targets and candidates were the same."""
+    """Two workers of B = 4 against one of B = 8. Batch norm sees other batches, so codes differ a little once
+    candidates are drawn from P_R; which rows were touched says whether targets and candidates were the same."""
     two = settings(
         tiny_dataset,
         tmp_path / "two",
