@@ -23,6 +23,7 @@ from jr_dist.data.ingest_file import IngestedFile, try_ingest_file
 from jr_dist.data.ingest_report import IngestReport, write_report
 from jr_dist.data.ingest_spool import IngestSpool
 from jr_dist.data.ingest_tasks import IngestTask, find_tasks
+from jr_dist.data.model_index import UP_AXES
 from jr_dist.data.roles import choose_sources, split_rest
 from jr_dist.errors import InputError
 from jr_dist.progress import Progress
@@ -61,6 +62,8 @@ def ingest(
     can be used; otherwise a bad file is told in the report and stops nothing.
     """
     _check(out, num_sources, split_seed, num_points, file_seconds)
+    if up not in (*UP_AXES, "auto"):
+        raise InputError(f"up is {up!r}; allowed are {', '.join(UP_AXES)} and auto; change --up")
     location = storage.as_location(out)
     beside = None if storage.is_uri(location) else Path(location)
     tasks, skipped = find_tasks(path, index=index, up=up, category=category, partnet=partnet, leave_out=beside)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +21,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import DataContext
+from ray.util.annotations import RayDeprecationWarning
 
 from jr_dist.cluster import connect
 from jr_dist.config import ClusterConfig
@@ -50,6 +52,8 @@ def ingest_in_parallel(
     with connect(cluster):
         cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
         per_block = max(1, min(_FILES_PER_BLOCK, len(tasks) // (_BLOCKS_PER_CPU * cpus)))
+        # Where workers lack the code, every file would look deadly: this raises what is really wrong.
+        ray.get(ray.remote(num_cpus=1)(_accept).remote(work))
         left = {task.id: task for task in tasks}
         for size in (per_block, 1):
             for result in _run(list(left.values()), work, size, num_points):
@@ -65,13 +69,20 @@ def ingest_in_parallel(
             )
 
 
+def _accept(work: Any) -> None:
+    """What a worker does to show that it can be handed the work."""
+
+
 def _run(tasks: Sequence[IngestTask], work: Any, per_block: int, num_points: int) -> Iterator[IngestedFile]:
     """Results of the tasks whose worker survived."""
     blocks = -(-len(tasks) // per_block)
     with DataContext.current(_context()), _quiet():
         rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=blocks)
-        # A task that died is not tried again as it is: what it held runs once more, file by file.
-        results = rows.map(work, ray_remote_args_fn=_once)
+        # A task that died is not tried again as it is, for ever: what it held runs once more, file by file.
+        with warnings.catch_warnings():
+            # Ray announces that it will name this option otherwise one day, but has no other name for it yet.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            results = rows.map(work, num_cpus=1, max_retries=0)
         for block in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for row in cast(pa.Table, block).to_pylist():
                 yield _from_row(row, num_points)
@@ -87,10 +98,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _once() -> dict[str, Any]:
-    return {"num_cpus": 1, "max_retries": 0}
 
 
 def _context() -> DataContext:

@@ -18,6 +18,7 @@ from jr_dist.geometry.mesh_components import repeated_faces, weld
 
 MAX_TRIANGLES = 10_000_000
 _MAX_COORDINATE = 1e30  # squares of it must stay finite
+_MAX_TEXTURE_COORDINATE = 1e6
 _TEXTURES = ("baseColorTexture", "normalTexture", "emissiveTexture", "occlusionTexture", "metallicRoughnessTexture")
 
 
@@ -32,7 +33,8 @@ def sound_pieces(
     num_faces = sum(len(piece.faces) for _, piece in pieces)
     if num_faces == 0:
         raise InputError(
-            f"{path} is a mesh without faces, truncated, or no mesh at all; one triangle is needed at least; export it again"
+            f"{path} is a mesh without faces, truncated, or no mesh at all; one triangle is needed at least; "
+            "export it again"
         )
     if num_faces > MAX_TRIANGLES:
         raise InputError(f"{path} has {num_faces} triangles; allowed are {MAX_TRIANGLES}; simplify the mesh")
@@ -80,6 +82,9 @@ def _sub_visual(mesh: trimesh.Trimesh, used: np.ndarray, faces: np.ndarray) -> A
 
 def _sound(path: Path, piece: trimesh.Trimesh) -> trimesh.Trimesh:
     vertices, faces = np.asarray(piece.vertices, np.float64), np.asarray(piece.faces)
+    if vertices.ndim != 2 or vertices.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
+        raise InputError(f"{path} has vertices that are not three numbers each; export it again")
+    _mend_texture_coordinates(piece)
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise InputError(f"{path} has faces that point at vertices it doesn't have ({len(vertices)}); export it again")
     used = np.zeros(len(vertices), bool)
@@ -93,6 +98,13 @@ def _sound(path: Path, piece: trimesh.Trimesh) -> trimesh.Trimesh:
     a, b, c = (vertices[faces[:, corner]] for corner in range(3))
     sound = (np.cross(b - a, c - a) != 0).any(axis=1)
     return piece if sound.all() and used.all() else sub_mesh(piece, np.flatnonzero(sound))
+
+
+def _mend_texture_coordinates(piece: trimesh.Trimesh) -> None:
+    """Coordinates that are no numbers, or so large that a texture would be noise, become 0."""
+    uv = getattr(piece.visual, "uv", None)
+    if uv is not None and not (np.abs(uv) < _MAX_TEXTURE_COORDINATE).all():
+        piece.visual.uv = np.where(np.abs(uv) < _MAX_TEXTURE_COORDINATE, uv, 0.0)
 
 
 def _without_repeated(piece: trimesh.Trimesh) -> trimesh.Trimesh:

@@ -1,0 +1,434 @@
+"""Folders of other people's models: what is used, what is told, and that nothing but content counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from jr_dist.config import ClusterConfig
+from jr_dist.data.dataset import iter_targets, open_dataset, read_sources
+from jr_dist.data.file_parts import sensible
+from jr_dist.data.ingest import ingest
+from jr_dist.data.ingest_file import ingest_file, try_ingest_file
+from jr_dist.data.ingest_report import read_report
+from jr_dist.data.ingest_tasks import IngestTask, find_tasks
+from jr_dist.data.part_mesh import from_glb
+from jr_dist.data.records import SourceModel, TargetShape
+from jr_dist.data.roles import choose_sources, split_rest
+from jr_dist.errors import InputError
+from jr_dist.geometry.frames import apply_transform
+from jr_dist.progress import progress
+
+here = partial(ingest, num_points=64, local=True)
+
+
+def table(seed=0, scale=1.0) -> trimesh.Scene:
+    """A top and four legs, each a node, of sizes that depend on the seed."""
+    width, depth, height = np.random.default_rng(seed).uniform((0.8, 0.5, 0.4), (2.0, 1.0, 1.1))
+    scene = trimesh.Scene()
+    scene.add_geometry(box((width, 0.04, depth), (0, height, 0), scale), node_name="top")
+    for number, (x, z) in enumerate((x, z) for x in (-1, 1) for z in (-1, 1)):
+        leg = box((0.05, height, 0.05), (x * (width / 2 - 0.05), height / 2, z * (depth / 2 - 0.05)), scale)
+        scene.add_geometry(leg, node_name=f"leg {number}")
+    return scene
+
+
+def box(extents, centre=(0, 0, 0), scale=1.0):
+    mesh = trimesh.creation.box(np.array(extents) * scale)
+    mesh.apply_translation(np.array(centre) * scale)
+    return mesh
+
+
+def save(path, scene) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".glb":
+        path.write_bytes(scene.export(file_type="glb"))
+    else:
+        scene.to_mesh().export(path)
+    return path
+
+
+BAD = {
+    "bad/empty.stl": b"",
+    "bad/no_faces.obj": b"v 0 0 0\nv 1 0 0\n",
+    "bad/nan.obj": b"v 0 0 0\nv 1 0 0\nv nan 1 0\nf 1 2 3\n",
+    "bad/not_a_mesh.glb": b"just a note, long enough to hold a header",
+    "bad/not_a_mesh.off": b"just a note",
+}
+
+
+def folder_of_models(root: Path, order: int = 1) -> Path:
+    """Models of several formats and units, an index for some, bad files between them; created in one order
+    or its reverse.
+    """
+    jobs = [
+        (f"tables/t{seed}.{suffix}", partial(table, seed)) for seed, suffix in enumerate(("glb", "stl", "ply", "off"))
+    ]
+    jobs += [(f"tables/t{seed}.glb", partial(table, seed)) for seed in range(4, 8)]
+    jobs += [(f"mixed/m{seed}.obj", partial(table, seed, 1000.0)) for seed in range(8, 12)]
+    for name, make in jobs[::order]:
+        save(root / name, make())
+    for name, content in list(BAD.items())[::order]:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    good = save(root / "bad" / "truncated.glb", table(99))
+    good.write_bytes(good.read_bytes()[:900])
+    (root / "notes.txt").write_text("nothing")
+    (root / ".hidden.obj").write_text("nothing")
+    (root / "mixed" / "index.csv").write_text("file,category,height_cm,creator\nm8.obj,desk,75,Ada\nm9.obj,desk,80,\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return folder_of_models(tmp_path_factory.mktemp("ingest") / "models")
+
+
+@pytest.fixture(scope="module")
+def dataset(models, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ingest") / "dataset"
+    with progress("ingest", 18) as state:
+        report = here(models, out, num_sources=5, progress=state)
+        assert state.done == state.total and state.values == {"used": 12, "left_out": 6}
+    return out, report
+
+
+def test_good_files_are_used_and_bad_ones_told(dataset):
+    out, report = dataset
+    assert len(report.models) == 12 and report.num_sensible == 12
+    assert sorted(report.skipped) == sorted([*BAD, "bad/truncated.glb"])
+    assert report.manifest.counts["sources"] == 5 and sum(report.manifest.counts.values()) == 12
+    for file, reason in report.skipped.items():
+        assert file in reason and "\n" not in reason and len(reason) < 400
+    assert "12 of 18 models used: 5 sources" in report.summary()
+    told = read_report(out)
+    assert {entry["file"] for entry in told["left_out"]} == set(report.skipped)
+    assert {entry["id"] for entry in told["used"]} == set(report.models)
+    assert {entry["role"] for entry in told["used"]} <= {"source", "train", "val", "test"}
+
+
+def test_the_contact_sheet_is_a_picture(dataset):
+    sheet = np.asarray(Image.open(dataset[0] / "contact_sheet.png").convert("RGB"))
+    assert sheet.shape[1] > 12 * 100 and len(np.unique(sheet.reshape(-1, 3), axis=0)) > 5
+
+
+def test_records_lead_back_to_their_files(models, dataset):
+    """Parts, provenance, and the transform from the canonical frame to the file's own frame and units."""
+    opened = open_dataset(dataset[0], verify=True)
+    records: list[SourceModel | TargetShape] = [*read_sources(opened)]
+    for split in ("train", "val", "test"):
+        if opened.manifest.counts[split]:
+            records += iter_targets(opened, split)
+    assert len(records) == 12
+    for record in records:
+        bounds = trimesh.load_scene(models / record.provenance["file"], process=False).bounds
+        points = apply_transform(record.transform, record.points.astype(float))
+        size = np.ptp(bounds, axis=0)
+        assert (points >= bounds[0] - 1e-5 * size).all() and (points <= bounds[1] + 1e-5 * size).all()
+        assert np.linalg.norm(np.ptp(points, axis=0) - size) < 0.5 * np.linalg.norm(size)
+        assert set(record.part_index.tolist()) <= set(range(5))
+    for source in read_sources(opened):
+        assert set(source.part_index.tolist()) == set(range(5))
+        assert source.num_parts == 5 and from_glb(source.mesh_glb).names == source.part_names
+    desks = [record for record in records if record.category == "desk"]
+    assert {record.provenance["file"]: record.provenance.get("creator") for record in desks} == {
+        "mixed/m8.obj": "Ada",
+        "mixed/m9.obj": None,
+    }
+    assert all(record.provenance["unit"] == "cm" for record in desks)
+    assert {record.category for record in records} == {"desk", "mixed", "tables"}
+
+
+def test_the_order_of_the_folder_and_its_place_do_not_count(dataset, tmp_path):
+    again = here(folder_of_models(tmp_path / "elsewhere" / "models", order=-1), tmp_path / "out", num_sources=5)
+    assert again.manifest.hash == dataset[1].manifest.hash
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == (dataset[0] / "manifest.json").read_bytes()
+    sheets = [Path(out, "contact_sheet.png").read_bytes() for out in (tmp_path / "out", dataset[0])]
+    assert sheets[0] == sheets[1]
+
+
+def test_the_split_seed_moves_roles_but_no_model(models, dataset, tmp_path):
+    other = here(models, tmp_path / "out", num_sources=5, split_seed=1, pictures=False)
+    assert other.models == dataset[1].models
+    assert other.manifest.hash != dataset[1].manifest.hash
+    assert not (tmp_path / "out" / "contact_sheet.png").exists()
+
+
+# --- bad input
+# -----------------------------------------------------------------------------------------------------
+
+
+def refused(tmp_path, *args, **options) -> str:
+    """The message of a refusal that leaves nothing behind."""
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError) as caught:
+        here(*args, **options)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+def test_a_single_bad_file_is_refused(models, tmp_path, name):
+    assert name in refused(tmp_path, models / name, tmp_path / "out")
+
+
+def test_a_folder_of_bad_files_is_refused(models, tmp_path):
+    assert "none of the 6 models" in refused(tmp_path, models / "bad", tmp_path / "out")
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "holds no mesh" in refused(tmp_path, tmp_path / "empty", tmp_path / "out")
+    assert "does not exist" in refused(tmp_path, tmp_path / "missing", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"num_sources": 0}, "num_sources is 0"),
+        ({"num_sources": 400}, "num_sources is 400"),
+        ({"num_sources": 14}, "only 12 models can be used"),
+        ({"split_seed": -1}, "split_seed is -1"),
+        ({"num_points": 3}, "num_points is 3"),
+        ({"file_seconds": 0}, "file_seconds is 0"),
+        ({"up": "w"}, "'w'"),
+        ({"index": "missing.csv"}, "missing.csv cannot be read"),
+    ],
+)
+def test_wrong_settings_are_refused(models, tmp_path, options, expected):
+    assert expected in refused(tmp_path, models, tmp_path / "out", **options)
+
+
+def test_an_output_that_exists_is_refused(models, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "file").write_text("precious")
+    assert "exists already" in refused(tmp_path, models, tmp_path / "out")
+
+
+# --- odd models that are handled
+# -------------------------------------------------------------------------------------
+
+
+def one(tmp_path, scene, name="odd.glb", **about):
+    path = save(tmp_path / name, scene)
+    return ingest_file(IngestTask(str(path), "odd", "thing", name, **about), num_points=128).source
+
+
+def test_one_part_and_a_flat_part(tmp_path):
+    single = one(tmp_path, trimesh.Scene(trimesh.creation.icosphere()))
+    assert single.num_parts == 1
+    sheet = trimesh.Trimesh([(0, 0, 0), (1, 0, 0), (1, 0, 1), (0, 0, 1)], [(0, 1, 2), (0, 2, 3)], process=False)
+    scene = trimesh.Scene([sheet, box((0.1, 0.5, 0.1), (0.5, -0.3, 0.5))])
+    flat = one(tmp_path, scene)
+    assert flat.num_parts == 2 and (flat.half_extent > 0).all()
+    alone = one(tmp_path, trimesh.Scene(sheet))
+    assert alone.num_parts == 1 and np.isfinite(alone.points).all()
+
+
+@pytest.mark.parametrize("suffix", ["glb", "stl"])
+def test_two_hundred_parts(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    boxes = [box(rng.uniform(0.02, 0.2, 3), rng.random(3)) for _ in range(200)]
+    source = one(tmp_path, trimesh.Scene(boxes), f"odd.{suffix}")
+    assert 2 <= source.num_parts <= 16
+    assert source.provenance["file_nodes"] == (200 if suffix == "glb" else 1)
+    faces = sum(len(piece.faces) for pieces in from_glb(source.mesh_glb).pieces for piece in pieces)
+    assert faces == 200 * 12
+
+
+def test_duplicate_and_degenerate_faces(tmp_path):
+    mesh = table().to_mesh()
+    twice = np.concatenate([mesh.faces, mesh.faces[:20], mesh.faces[:, ::-1], np.repeat(mesh.faces[:5, :1], 3, axis=1)])
+    path = tmp_path / "odd.obj"
+    lines = [f"v {x} {y} {z}" for x, y, z in mesh.vertices] + [f"f {a} {b} {c}" for a, b, c in twice + 1]
+    path.write_text("\n".join(lines))
+    source = ingest_file(IngestTask(str(path), "odd", "thing", "odd.obj"), num_points=128).source
+    assert source.num_parts == 5
+    assert source.provenance["degenerate_faces"] == 5 and source.provenance["repeated_faces"] == 20
+
+
+def test_the_index_says_how_parts_are_separated(tmp_path):
+    scene = table()
+    pair = trimesh.util.concatenate([box((0.2, 0.2, 0.2), (0, 2, 0)), box((0.2, 0.2, 0.2), (1, 2, 0))])
+    scene.add_geometry(pair, node_name="pair")
+    assert one(tmp_path, scene).num_parts == 6
+    assert one(tmp_path, scene, parts="nodes").num_parts == 6
+    assert one(tmp_path, scene, parts="nodes_or_components").num_parts == 7
+    assert one(tmp_path, scene, parts="connected_components").num_parts == 7
+
+
+def test_sensible_sizes():
+    assert sensible([0.5, 0.3, 0.2]) and sensible([1 / 16] * 16)
+    assert not sensible([1.0]) and not sensible([0.97, 0.03]) and not sensible([0.9, 0.0999, 0.0001])
+    assert not sensible([1 / 17] * 17)
+
+
+# --- which files, which ids
+# ---------------------------------------------------------------------------------------------
+
+
+def test_ids_stay_apart(tmp_path):
+    for name in ("a.obj", "a.stl", "a.obj.ply", "b/a.obj", "c.glb"):
+        save(tmp_path / name, table())
+    tasks, _ = find_tasks(tmp_path)
+    assert [task.id for task in tasks] == ["a.obj", "a.obj.ply", "a.stl", "b/a", "c"]
+
+
+def test_the_index_beats_the_flags_and_gltf_is_y_up(tmp_path):
+    for name in ("a.obj", "b.stl", "c.glb"):
+        save(tmp_path / name, table())
+    (tmp_path / "index.csv").write_text("file,up_axis,category\na.obj,x,stool\ngone.obj,y,chair\n")
+    tasks, missing = find_tasks(tmp_path, up="z", category="desk")
+    assert [(task.up, task.category) for task in tasks] == [("x", "stool"), ("z", "desk"), ("y", "desk")]
+    assert list(missing) == ["gone.obj"]
+    (tmp_path / "other.csv").write_text("file,up_axis\nc.glb,z\n")
+    tasks, _ = find_tasks(tmp_path, index=tmp_path / "other.csv")
+    assert [task.up for task in tasks] == ["x", "y", "z"]
+    tasks, _ = find_tasks(tmp_path / "a.obj")
+    assert [(task.id, task.category, task.up) for task in tasks] == [("a", "stool", "x")]
+
+
+def test_an_earlier_output_within_the_folder_is_no_input(tmp_path):
+    save(tmp_path / "a.obj", table())
+    save(tmp_path / "out" / "b.obj", table())
+    tasks, _ = find_tasks(tmp_path, leave_out=tmp_path / "out")
+    assert [task.id for task in tasks] == ["a"]
+
+
+# --- roles ------------------------------------------------------------------------------------------------
+# -----------
+
+
+def some_models(**counts):
+    return {
+        f"{category}-{i}": {"category": category, "num_parts": 4}
+        for category, count in counts.items()
+        for i in range(count)
+    }
+
+
+@pytest.mark.parametrize(("total", "expected"), [(1, 1), (3, 1), (10, 3), (100, 30), (247, 50), (5000, 500)])
+def test_how_many_sources_by_default(total, expected):
+    assert len(choose_sources(some_models(chair=total), None, 0)) == expected
+
+
+def test_every_category_gets_its_share_of_sources():
+    models = some_models(chair=60, table=30, bed=2)
+    chosen = choose_sources(models, 9, 0)
+    counts = {name: sum(models[model]["category"] == name for model in chosen) for name in ("chair", "table", "bed")}
+    assert counts == {"chair": 5, "table": 3, "bed": 1}
+    assert len(choose_sources(models, 92, 0)) == 92
+    assert len(choose_sources(models, 2, 0)) == 2
+
+
+def test_models_of_one_part_are_sources_only_where_nothing_else_is():
+    models = some_models(chair=6)
+    for name in list(models)[:4]:
+        models[name]["num_parts"] = 1
+    assert set(choose_sources(models, 2, 0)) == set(list(models)[4:])
+    assert len(choose_sources(models, 3, 0)) == 3
+
+
+def test_new_models_move_few_roles():
+    before = choose_sources(some_models(chair=100), 20, 3)
+    after = choose_sources(some_models(chair=101), 20, 3)
+    assert len(set(before) & set(after)) >= 19
+    assert choose_sources(some_models(chair=100), 20, 4) != before
+
+
+def test_the_rest_is_split_within_each_category():
+    models = some_models(chair=40, bed=5)
+    sources = choose_sources(models, 10, 0)
+    splits = split_rest(models, sources, 0)
+    assert sorted([*sources, *(name for names in splits.values() for name in names)]) == sorted(models)
+    for names in splits.values():
+        assert {models[name]["category"] for name in names} == {"chair", "bed"}
+
+
+# --- time and death
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_takes_too_long_is_given_up(tmp_path, monkeypatch):
+    path = save(tmp_path / "slow.glb", table())
+
+    def forever(*args, **options):
+        while True:
+            try:
+                sum(range(1000))
+            except Exception:  # as a parser might
+                continue
+
+    monkeypatch.setattr("jr_dist.data.ingest_file.load_mesh_file", forever)
+    result = try_ingest_file(IngestTask(str(path), "slow", "thing", "slow.glb"), num_points=64, seconds=0.2)
+    assert result.source is None and "more than 0.2 s" in str(result.problem)
+
+
+def test_our_own_errors_do_not_stop_the_others(tmp_path, monkeypatch):
+    path = save(tmp_path / "odd.glb", table())
+    monkeypatch.setattr("jr_dist.data.ingest_file.find_parts", lambda *args: 1 / 0)
+    result = try_ingest_file(IngestTask(str(path), "odd", "thing", "odd.glb"), num_points=64)
+    assert "ZeroDivisionError" in str(result.problem) and "report" in str(result.problem)
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_bytes(ray_cluster, models, dataset, tmp_path):
+    report = ingest(models, tmp_path / "out", num_points=64, num_sources=5)
+    assert report.manifest.hash == dataset[1].manifest.hash and report.skipped == dataset[1].skipped
+    assert (tmp_path / "out" / "ingest.json").read_bytes() == (dataset[0] / "ingest.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_takes_only_its_file_along(ray_cluster, models):
+    from jr_dist.data.ingest_job import ingest_in_parallel
+
+    def deadly(task, **options):
+        """Stands for a crash in compiled code, on one of the files."""
+        if task.id == "t5":
+            os._exit(1)
+        return try_ingest_file(task, **options)
+
+    tasks, _ = find_tasks(models / "tables")
+    options = {"num_points": 64, "seconds": 60.0, "pictures": frozenset(), "cluster": ClusterConfig()}
+    results = {result.id: result for result in ingest_in_parallel(tasks, read=deadly, **options)}
+    assert sorted(results) == sorted(task.id for task in tasks)
+    assert [name for name, result in results.items() if result.problem] == ["t5"]
+    assert "ended the process" in str(results["t5"].problem)
+
+
+# --- real furniture
+# ------------------------------------------------------------------------------------------------------
+
+
+def test_some_real_furniture(furniture, tmp_path):
+    rows = [line for line in (furniture / "index.csv").read_text().splitlines() if line]
+    kept = [rows[0], *rows[5::31]]
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "index.csv").write_text("\n".join(kept))
+    for line in kept[1:]:
+        name = line.split(",")[0]
+        (tmp_path / "models" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(furniture / name, tmp_path / "models" / name)
+    report = here(tmp_path / "models", tmp_path / "out", pictures=False)
+    assert not report.skipped and len(report.models) == len(kept) - 1
+    assert report.num_sensible >= 0.8 * len(report.models)
+    for model in report.models.values():
+        assert model["licence"] and model["creator"]
+        json.dumps(model)
+
+
+@pytest.mark.slow
+def test_all_real_furniture(ray_cluster, furniture, tmp_path):
+    report = ingest(furniture, tmp_path / "out", num_points=256)
+    total = len(report.models) + len(report.skipped)
+    assert total >= 247 and len(report.models) >= 0.95 * total, report.skipped
+    assert report.num_sensible >= 0.8 * total
