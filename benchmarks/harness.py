@@ -65,18 +65,23 @@ def interleaved(
     contenders: dict[str, Callable[[], object]], rounds: int, *, warm_up: bool = True
 ) -> dict[str, list[float]]:
     """Seconds of each contender in each round, after one call of each that isn't counted (unless `warm_up` is off)."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    now = clock()
     for run in contenders.values() if warm_up else ():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
         for name, run in contenders.items():
-            start = clock()
+            start = now()
             run()
-            seconds[name].append(clock() - start)
+            seconds[name].append(now() - start)
         progress(f"round {number + 1} of {rounds}")
     progress("")
     return seconds
+
+
+def clock() -> Callable[[], float]:
+    """Processor time for one thread, else the time that passes."""
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 def progress(text: str) -> None:

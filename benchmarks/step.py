@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Record, finish, interleaved, machine, parser, random_boxes, ratio, sample
+from harness import Record, clock, finish, interleaved, machine, parser, random_boxes, ratio, sample
 from published import PublishedStep, by_cdist, by_two_passes, dense_sources
 from torch import Tensor, nn
 
@@ -187,7 +187,7 @@ def check_equal(both: Sides) -> None:
 
 def breakdown(run: Callable[[], object], parts: dict[str, tuple[str, str]], title: str) -> None:
     """Where the time of one call goes: the functions (file, name) of each part, none inside another."""
-    profile = cProfile.Profile()
+    profile = cProfile.Profile(clock())
     profile.runcall(run)
     stats: Any = pstats.Stats(profile)
     seconds = dict.fromkeys(parts, 0.0)
