@@ -56,9 +56,8 @@ def segment(
     `pieces` (0 .. C-1) are what to group, the components of the mesh where not given. With `join_below=0`
     pieces are joined only where there are too many.
     """
-    place = weld(vertices)
     if pieces is None:
-        pieces = _components(vertices, faces, place)
+        pieces = split_pieces(vertices, faces)
     pieces = _without_crumbs(vertices, faces, pieces)
     if pieces.max() == 0:
         return pieces
@@ -72,8 +71,10 @@ def segment(
     return np.argsort(np.argsort(first))[part]
 
 
-def _components(vertices: np.ndarray, faces: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Connected components, those that hold much of the surface cut at their concave creases."""
+def split_pieces(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> Int[np.ndarray, " F"]:
+    """Piece of each face, 0 .. C-1: connected components, those that hold much of the surface cut at their concave
+    creases."""
+    place = weld(vertices)
     whole = face_components(vertices, faces, place)
     areas = np.bincount(whole, triangle_areas(vertices, faces))
     large = (areas > _SPLIT_ABOVE * areas.sum())[whole]
