@@ -36,11 +36,21 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
     )
     parser.add_argument("--partnet", action="store_true", help="PATH is a PartNet tree: its own segmentation is used")
     parser.add_argument(
-        "--up", choices=("x", "y", "z", "-x", "-y", "-z"), default="y", help="the axis that points up [y]"
+        "--up",
+        choices=("x", "y", "z", "-x", "-y", "-z", "auto"),
+        default="y",
+        help="the axis that points up where no index says it; glTF is y-up by its standard; auto guesses y or z [y]",
     )
     parser.add_argument("--category", metavar="NAME", help="of models that the index does not name [their folder's]")
     parser.add_argument(
         "--num-points", metavar="N", type=whole_number(32), default=2048, help="points stored of a shape [2048]"
+    )
+    parser.add_argument(
+        "--file-seconds",
+        metavar="S",
+        type=whole_number(1),
+        default=300,
+        help="a file that takes longer is left out [300]",
     )
     parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="leave out contact_sheet.png")
     parser.add_argument(
@@ -73,6 +83,7 @@ def _run(arguments: Namespace) -> None:
             num_sources=arguments.num_sources,
             split_seed=arguments.split_seed,
             num_points=arguments.num_points,
+            file_seconds=arguments.file_seconds,
             pictures=arguments.pictures,
             cluster=cluster,
             local=arguments.local or len(tasks) <= FEW_FILES,
