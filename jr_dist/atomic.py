@@ -58,7 +58,8 @@ def atomic_directory(path: str | Path, *, replace: bool = False) -> Iterator[Pat
     aside.mkdir()
     try:
         yield aside
-        _sync(aside)
+        for content in [*aside.rglob("*"), aside]:
+            _sync(content)
         _swap_in(aside, path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)

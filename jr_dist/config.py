@@ -158,9 +158,9 @@ class TrainConfig(Section):
 class BankConfig(Section):
     """Where the codes of the sources live."""
 
-    num_shards: int = Field(default=1, ge=1, description="shards that the codes are cut into")
+    num_shards: int = Field(default=1, ge=1, le=1, description="shards that the codes are cut into; as yet one")
     lookahead: int = Field(
-        default=0, ge=0, le=1, description="1 = propose a step's candidates with the codes of the step before"
+        default=0, ge=0, le=0, description="as yet 0; 1 = propose a step's candidates with the codes of the step before"
     )
 
 
@@ -222,6 +222,11 @@ class Config(Section):
             raise _disagreement(
                 f"setting train.warmup_epochs is {train.warmup_epochs}; allowed is less than train.epochs = "
                 f"{train.epochs}, or `ours` would never draw from P_R; lower the one or raise the other"
+            )
+        if retrieval.fit_scale != "spread" and retrieval.effective_candidates >= retrieval.num_candidates:
+            raise _disagreement(
+                f"setting retrieval.effective_candidates is {retrieval.effective_candidates:g}; allowed is less than "
+                f"retrieval.num_candidates = {retrieval.num_candidates}, among which they are counted; lower it"
             )
         if train.method != "df" and retrieval.num_candidates < 2:
             raise _disagreement(

@@ -1,5 +1,7 @@
 """The bank as plain objects: updates, proposals, replicas, state."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from jr_dist.bank.client import BankClient, merge_proposals
 from jr_dist.bank.layout import BankLayout, initial_block
 from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.bank.shard import BankShard
-from jr_dist.models.retrieval import retrieval_weight, squared_distance_to_all
+from jr_dist.models.retrieval import retrieval_weight, squared_distance
 from jr_dist.train.group import Group
 
 SGD = RowOptimiser("sgd")
@@ -106,7 +108,7 @@ def test_replicas_that_exchange_pushes_stay_equal_to_the_bit():
 
     # First pass records what each rank would send; the second runs both with all of it.
     gradients = {}
-    clients = [BankClient(layout, shard_of(layout, num_ranks=2), rank=r, exchange=exchange_for(r)) for r in range(2)]
+    clients = [BankClient(layout, shard_of(layout, num_ranks=2), exchange=exchange_for(r)) for r in range(2)]
     rows = [np.array([0, 3]), np.array([1, 3, 5])]
 
     def codes_of(client, rank):
@@ -134,7 +136,8 @@ def test_distances_equal_the_models_formula():
     shard = with_embedding(shard_of(layout_of()))
     queries = np.random.default_rng(2).standard_normal((3, 5)).astype("f4")
     weight = retrieval_weight(torch.from_numpy(shard.tables["retrieval_weight"]))
-    expected = squared_distance_to_all(torch.from_numpy(queries), torch.from_numpy(shard.cached_embedding), weight)
+    embedding = torch.from_numpy(shard.cached_embedding)
+    expected = squared_distance(torch.from_numpy(queries)[:, None], embedding[None], weight[None])
     assert np.allclose(shard.squared_distances(queries), expected.numpy(), atol=1e-5)
 
 
@@ -212,3 +215,31 @@ def test_block_state_round_trip_continues_to_the_bit():
 def test_a_group_of_one_returns_what_it_was_given():
     arrays = [np.arange(3)]
     assert np.array_equal(Group().exchange(arrays)[0][0], arrays[0])
+
+
+def inclusion_probability(probability: list[float], k: int) -> np.ndarray:
+    """P(source among k sequential draws without replacement), summed over all ordered draws."""
+    inclusion = np.zeros(len(probability))
+    for draw in itertools.permutations(range(len(probability)), k):
+        chance, left = 1.0, 1.0
+        for source in draw:
+            chance, left = chance * probability[source] / left, left - probability[source]
+        inclusion[list(draw)] += chance
+    return inclusion
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_proposals_include_sources_as_often_as_the_closed_form_says(k):
+    probability = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
+    sigma0, draws = 2.0, 40_000
+    shard = shard_of(BankLayout((1,) * 5, 1, 1, 1))
+    weight = float(retrieval_weight(torch.zeros(1)))
+    # d^2 / sigma0^2 = -log p for a query at the origin
+    shard.set_embedding(np.arange(5), (np.sqrt(-np.log(probability)) * sigma0 / weight)[:, None].astype("f4"), 0)
+    queries = np.zeros((draws, 1), "f4")
+    chosen = merge_proposals([shard.propose(queries, np.arange(draws), k, sigma0, seed=3, step=11)], k).rows
+    assert (np.diff(np.sort(chosen, axis=1), axis=1) > 0).all()
+    frequency = np.bincount(chosen.ravel(), minlength=5) / draws
+    expected = inclusion_probability(list(probability), k)
+    # five standard deviations of a binomial frequency
+    assert (np.abs(frequency - expected) < 5 * np.sqrt(expected * (1 - expected) / draws) + 1e-12).all()

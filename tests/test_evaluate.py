@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import json
 import os
@@ -84,15 +83,20 @@ def test_parts_at_the_least_scale_are_seen(store, points):
         def deform(self, points, rows, store):
             centre, half_extent = super().deform(points, rows, store)
             geometry = store.geometry(rows.reshape(-1).numpy())
-            return centre, (geometry.half_extent * oracle.MINIMUM_SCALE).view(half_extent.shape)
+            return centre, (geometry.half_extent * oracle.FLOOR).view(half_extent.shape)
 
     shrunk = Shrunk(settings("d", "r"), "h", store.ids, store)
     assert (oracle.fit_all_pairs(shrunk, store, points).at_floor == 1).all()
     assert (oracle.fit_all_pairs(model_of(store), store, points).at_floor == 0).all()
 
 
-def test_the_least_scale_is_the_one_that_deformations_keep():
-    assert inspect.signature(part_parameters).parameters["minimum_scale"].default == oracle.MINIMUM_SCALE
+def test_the_floor_is_where_deformations_stop(store):
+    geometry = store.geometry(range(8))
+    delta = torch.zeros(*geometry.centre.shape[:2], 6)
+    delta[..., 3:] = -100.0
+    _, half_extent = part_parameters(geometry, delta, connectivity=False)
+    kept = (half_extent / geometry.half_extent)[geometry.part_mask]
+    torch.testing.assert_close(kept, torch.full_like(kept, oracle.FLOOR))
 
 
 def test_box_recovers_sources_scaled_along_the_axes(store):

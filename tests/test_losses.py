@@ -13,6 +13,7 @@ from jr_dist.train.losses import (
     fit_probability_learned,
     fit_probability_spread,
     matched_sigma,
+    spread_of_fit,
 )
 
 
@@ -61,7 +62,7 @@ def test_eq_4_by_hand_and_without_gradient_into_the_weights():
 
 
 @pytest.mark.parametrize("probability", [
-    lambda fit: fit_probability_spread(fit, 3.5),
+    lambda fit: fit_probability_spread(fit, 3.5, spread_of_fit(fit)),
     lambda fit: fit_probability_entropy(fit, 3.0),
     lambda fit: fit_probability_learned(fit, torch.full_like(fit, 0.1)),
 ])  # fmt: skip
@@ -72,7 +73,7 @@ def test_no_gradient_of_eq_2_reaches_the_deformation(probability):
 
 def test_spread_scale_does_not_depend_on_units():
     fitting = torch.rand(4, 10, generator=torch.Generator().manual_seed(0))
-    one, other = fit_probability_spread(fitting, 3.5), fit_probability_spread(fitting * 1000 + 7, 3.5)
+    one, other = (fit_probability_spread(fit, 3.5, spread_of_fit(fit)) for fit in (fitting, fitting * 1000 + 7))
     assert torch.allclose(one, other, atol=1e-4)
 
 
@@ -90,5 +91,6 @@ def test_matched_sigma_starts_p_fit_near_that_number():
 
 def test_identical_fits_give_a_uniform_distribution_and_no_nan():
     fitting = torch.full((2, 4), 0.3)
-    for probability in (fit_probability_spread(fitting, 3.5), fit_probability_entropy(fitting, 3.0)):
+    spread = fit_probability_spread(fitting, 3.5, spread_of_fit(fitting))
+    for probability in (spread, fit_probability_entropy(fitting, 3.0)):
         assert torch.allclose(probability, torch.full((2, 4), 0.25))

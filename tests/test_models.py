@@ -1,6 +1,5 @@
 """Encoders, the deformation module and the retrieval distribution."""
 
-import itertools
 import math
 
 import numpy as np
@@ -12,10 +11,8 @@ from jr_dist.models.encoders import PointNet
 from jr_dist.models.networks import seeded_networks
 from jr_dist.models.retrieval import (
     effective_number,
-    gumbel_top_k,
     soft_retrieval,
     squared_distance,
-    squared_distance_to_all,
 )
 from jr_dist.models.structure_aware import StructureAwareDeformation
 
@@ -95,44 +92,17 @@ def test_eq_1_takes_a_sigma_for_each_source():
     assert torch.allclose(soft_retrieval(squared, sigma), torch.tensor([[t / sum(terms) for t in terms]]), atol=1e-7)
 
 
-def test_distance_to_all_equals_the_difference_form_and_is_asymmetric():
+def test_the_distance_is_asymmetric_the_weight_being_the_sources():
     generator = torch.Generator().manual_seed(0)
-    target, source = torch.randn(4, 8, generator=generator), torch.randn(6, 8, generator=generator)
-    weight = torch.rand(6, 8, generator=generator) + 0.1
-    expected = squared_distance(target[:, None], source[None], weight[None])
-    assert torch.allclose(squared_distance_to_all(target, source, weight), expected, atol=1e-4)
-    assert not torch.allclose(
-        squared_distance(source[0], source[1], weight[1]), squared_distance(source[1], source[0], weight[0])
-    )
+    code, weight = torch.randn(2, 8, generator=generator), torch.rand(2, 8, generator=generator) + 0.1
+    expected = sum((float(weight[1, j]) * float(code[0, j] - code[1, j])) ** 2 for j in range(8))
+    assert squared_distance(code[0], code[1], weight[1]).item() == pytest.approx(expected, rel=1e-5)
+    assert squared_distance(code[1], code[0], weight[0]).item() != pytest.approx(expected, rel=1e-3)
 
 
 def test_effective_number_counts():
     assert effective_number(torch.full((1, 7), 1 / 7)).item() == pytest.approx(7, rel=1e-5)
     assert effective_number(torch.tensor([[0.0, 1.0, 0.0]])).item() == pytest.approx(1, rel=1e-5)
-
-
-def inclusion_probability(probability: list[float], k: int) -> np.ndarray:
-    """P(source among k sequential draws without replacement), summed over all ordered draws."""
-    inclusion = np.zeros(len(probability))
-    for draw in itertools.permutations(range(len(probability)), k):
-        chance, left = 1.0, 1.0
-        for source in draw:
-            chance, left = chance * probability[source] / left, left - probability[source]
-        inclusion[list(draw)] += chance
-    return inclusion
-
-
-@pytest.mark.parametrize("k", [1, 2, 3])
-def test_gumbel_top_k_includes_sources_as_often_as_the_closed_form_says(k):
-    probability = [0.5, 0.25, 0.15, 0.07, 0.03]
-    draws = 40_000
-    noise = torch.from_numpy(gumbel_noise(3, 11, np.arange(draws), np.arange(5)))
-    chosen = gumbel_top_k(torch.tensor(probability).log().expand(draws, 5), k, noise)
-    assert (chosen.sort(1).values.diff(dim=1) > 0).all()
-    frequency = np.bincount(chosen.numpy().ravel(), minlength=5) / draws
-    expected = inclusion_probability(probability, k)
-    # five standard deviations of a binomial frequency
-    assert (np.abs(frequency - expected) < 5 * np.sqrt(expected * (1 - expected) / draws) + 1e-12).all()
 
 
 def test_noise_is_uniform_and_uncorrelated_between_neighbours():

@@ -229,3 +229,37 @@ def test_a_full_disk_while_saving_keeps_the_last_checkpoint(tiny_dataset, tmp_pa
 def test_no_checkpoint_is_no_run(tmp_path):
     with pytest.raises(InputError, match="checkpoint"):
         load_run(tmp_path)
+
+
+def test_a_refused_resume_changes_nothing(tiny_dataset, tmp_path):
+    run = tmp_path / "run"
+    train(settings(tiny_dataset, run, train__epochs=3))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"model\.alpha"):
+        train(settings(tiny_dataset, run, train__epochs=3, model__alpha=0.3))
+    with pytest.raises(InputError, match=r"train\.batch_size times train\.num_workers"):
+        train(settings(tiny_dataset, run, train__epochs=3, train__num_workers=2))
+    with pytest.raises(InputError, match=r"raise train\.epochs"):
+        train(settings(tiny_dataset, run, train__epochs=2))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_finished_run_started_again_says_the_same(tiny_dataset, tmp_path):
+    config = settings(tiny_dataset, tmp_path / "run", train__epochs=2)
+    assert train(config).metrics == train(config).metrics != {}
+
+
+def test_going_on_from_another_run_leaves_a_whole_run(tiny_dataset, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(settings(tiny_dataset, first, train__epochs=2))
+    with pytest.raises(InputError, match=r"raise train\.epochs"):
+        train(settings(tiny_dataset, second, train__epochs=2, run__resume=first))
+    train(settings(tiny_dataset, second, train__epochs=4, run__resume=first))
+    assert load_run(second).step > load_run(first).step
+
+
+@pytest.mark.parametrize("epochs", [3, 4])
+def test_flat_distributions_are_noticed_when_the_modules_take_turns(tiny_dataset, tmp_path, epochs):
+    flat = {"retrieval__sigma0": 1000.0, "retrieval__spread_factor": 1e-3, "train__alternate": True}
+    config = settings(tiny_dataset, tmp_path / "run", train__epochs=epochs, train__validate_every=1, **flat)
+    assert train(config).metrics["uniform_against_uniform"]

@@ -62,10 +62,8 @@ class BankClient:
     `exchange` gives every rank the pushes of all, and the replicas apply the same numbers in the same order.
     """
 
-    def __init__(
-        self, layout: BankLayout, shard: BankShard, *, rank: int = 0, exchange: Exchange | None = None
-    ) -> None:
-        self.layout, self.shard, self.rank, self._exchange = layout, shard, rank, exchange
+    def __init__(self, layout: BankLayout, shard: BankShard, *, exchange: Exchange | None = None) -> None:
+        self.layout, self.shard, self._exchange = layout, shard, exchange
         self.max_parts = max(layout.num_parts)
 
     def propose(

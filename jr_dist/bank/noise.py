@@ -22,7 +22,7 @@ def uniform_noise(seed: int, step: int, target_ids: np.ndarray, source_ids: np.n
         rows = _mix(key + np.asarray(target_ids, np.int64).view(np.uint64) * _GOLDEN)
         # The target's hash is mixed again before the source comes in: ids of both are small consecutive numbers.
         bits = _mix(_mix(rows + _GOLDEN)[:, None] + np.asarray(source_ids, np.int64).view(np.uint64)[None] * _GOLDEN)
-    return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def gumbel_noise(seed: int, step: int, target_ids: np.ndarray, source_ids: np.ndarray) -> np.ndarray:

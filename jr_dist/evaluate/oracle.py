@@ -19,9 +19,11 @@ from jr_dist.evaluate.methods import TrainedModelLike, scale_to_box
 from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.chamfer import chamfer, chamfer_matrix, spatial_order
 from jr_dist.geometry.part_geometry import PartGeometry
+from jr_dist.geometry.projection import BEND_MARGIN, MINIMUM_SCALE
 
 MAX_PAIRS = 512  # pairs at once: 80 kB each at 2048 points where all belong to one target
-MINIMUM_SCALE = 0.05  # what geometry.projection.part_parameters leaves of a half-extent at the least
+#: the share of itself that a half-extent stops at where nothing forces it further down
+FLOOR = BEND_MARGIN * MINIMUM_SCALE
 
 Report = Callable[[int], None]  # told how many pairs were finished
 
@@ -118,7 +120,7 @@ def _fit_block(
         centre.flatten(0, 1).cpu().numpy(), half, block.joint_parts[source], block.joint_coordinates[source]
     )
     undeformed, mask = block.geometry.half_extent.cpu().numpy(), block.geometry.part_mask.cpu().numpy()
-    floors = metrics.share_at_floor(half, undeformed[source], mask[source], MINIMUM_SCALE)
+    floors = metrics.share_at_floor(half, undeformed[source], mask[source], FLOOR)
     return _chamfers(block, points, centre, half_extent), gaps.reshape(shape), floors.reshape(shape)
 
 

@@ -11,10 +11,12 @@ from jr_dist.geometry.part_geometry import PartGeometry
 _RELATIVE_TOLERANCE = 1e-6
 # The step back stops this fraction short, so that rounding cannot carry a half-extent below its bound.
 _SAFETY = 1e-6
+#: the least share of itself that a half-extent keeps, unless told otherwise
+MINIMUM_SCALE = 0.05
 # Rounds of `bend`, and the multiple of its bound that it moves a half-extent to: a little further than asked, so that
 # few rounds leave little for the step back.
 _BEND_ROUNDS = 8
-_BEND_MARGIN = 2.0
+BEND_MARGIN = 2.0
 
 
 def constraint_rows(
@@ -120,7 +122,7 @@ def part_parameters(
     *,
     alpha: float = 0.1,
     connectivity: bool = True,
-    minimum_scale: float = 0.05,
+    minimum_scale: float = MINIMUM_SCALE,
 ) -> tuple[Float[Tensor, "M P 3"], Float[Tensor, "M P 3"]]:
     """(centre, half_extent) p0 + alpha * Pi delta, delta = [dc xyz, ds xyz] a part (paper section 2.2).
 
@@ -134,9 +136,9 @@ def part_parameters(
     # The step is added to p0 last: with delta = 0 nothing rounds.
     if connectivity:
         step = torch.matmul(geometry.projection, by_axis(shift, growth).unsqueeze(-1)).squeeze(-1)
-        lowest = (_BEND_MARGIN * minimum_scale - 1.0) * geometry.half_extent.transpose(1, 2)
+        lowest = (BEND_MARGIN * minimum_scale - 1.0) * geometry.half_extent.transpose(1, 2)
         shift, growth = by_part(bend(step, geometry.projection, lowest))
     else:
-        growth = torch.maximum(growth, (_BEND_MARGIN * minimum_scale - 1.0) * geometry.half_extent)
+        growth = torch.maximum(growth, (BEND_MARGIN * minimum_scale - 1.0) * geometry.half_extent)
     scale = step_back(geometry.half_extent, growth, minimum_scale * geometry.half_extent)
     return geometry.centre + scale * shift, geometry.half_extent + scale * growth

@@ -30,14 +30,6 @@ class Networks(nn.Module):
         self.retrieval_encoder = PointNet(channels, embedding)
         self.deformation = StructureAwareDeformation(global_code, target_code, part_code, hidden)
 
-    def deformation_parameters(self) -> list[nn.Parameter]:
-        """What Eq. 4 trains."""
-        return [*self.deformation_encoder.parameters(), *self.deformation.parameters()]
-
-    def retrieval_parameters(self) -> list[nn.Parameter]:
-        """What Eq. 2 trains."""
-        return list(self.retrieval_encoder.parameters())
-
 
 def seeded_networks(seed: int, **sizes) -> Networks:
     """Networks whose first weights depend on `seed` alone; torch's global generator is left as it was."""

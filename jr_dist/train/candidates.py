@@ -49,9 +49,9 @@ def refresh_embeddings(state: TrainState) -> None:
 
     All ranks call it together: running statistics are averaged first, so that all of them propose from one table.
     """
+    state.group.average_buffers(state.networks)
     if state.bank.layout.learned_embedding:
         return
-    state.group.average_buffers(state.networks)
     num_sources, num_points = len(state.store.ids), state.config.data.encoder_points
     for first in range(0, num_sources, ENCODER_CHUNK):
         rows = np.arange(first, min(first + ENCODER_CHUNK, num_sources))

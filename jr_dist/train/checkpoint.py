@@ -24,7 +24,9 @@ MANIFEST = "manifest.json"
 # What may differ when a run goes on: where and how it runs, not what it computes.
 FREE_SETTINGS = (
     *("run.", "cluster.", "evaluate.", "bank.num_shards"),
-    *("train.num_workers", "train.device", "train.epochs", "train.checkpoint_every"),
+    *("train.device", "train.epochs", "train.checkpoint_every"),
+    # these two by their product, the targets of a step: order and candidates depend on it alone
+    *("train.num_workers", "train.batch_size"),
 )
 
 
@@ -56,6 +58,7 @@ def save_checkpoint(path: Path, state: TrainState, *, dataset_hash: str) -> None
         "num_parts": list(state.bank.layout.num_parts),
         "embedding_version": state.bank.shard.embedding_version,
         "fit_scale_start": state.fit_scale_start,
+        "validation": state.validation,
         "best_validation": state.best_validation if np.isfinite(state.best_validation) else None,
         "config": state.config.model_dump(mode="json"),
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
@@ -111,6 +114,7 @@ def restore(state: TrainState, checkpoint: Checkpoint, *, dataset_hash: str) -> 
     state.fit_scale_start = checkpoint.manifest["fit_scale_start"]
     best = checkpoint.manifest["best_validation"]
     state.best_validation = float("inf") if best is None else best
+    state.validation = checkpoint.manifest["validation"]
 
 
 def check_same_run(
@@ -133,7 +137,10 @@ def check_same_run(
 
 def _compared(tree: dict[str, Any]) -> dict[str, Any]:
     flat = {f"{section}.{key}": value for section, keys in tree.items() for key, value in keys.items()}
-    return {name: value for name, value in flat.items() if not name.startswith((*FREE_SETTINGS, "data.path"))}
+    kept = {name: value for name, value in flat.items() if not name.startswith((*FREE_SETTINGS, "data.path"))}
+    return kept | {
+        "train.batch_size times train.num_workers": flat["train.batch_size"] * max(flat["train.num_workers"], 1)
+    }
 
 
 def _verified(path: Path, digest: str) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from jr_dist.config import Config
@@ -63,23 +64,28 @@ def run_training(
     validation_points = _validation_points(dataset, config)
     nearest = None if METHODS[config.train.method].trains_retrieval else nearest_undeformed(state, validation_points)
     journal = _journal(run, schedule, state) if group.rank == 0 else nullcontext()
-    metrics: dict[str, Any] = {"step": state.step, "best_validation": state.best_validation}
+    effective: list[tuple[float, float]] = []  # of P_R and p_fit, in the steps of soft retrieval since a validation
     with journal as log:
         for batch in batches(dataset, config, group, state.step, schedule.num_steps - state.step):
             assert batch.step == state.step, (batch.step, state.step)
             logged = _one_step(state, schedule, batch)
             if log is not None:
                 log.step(state.step, logged, rate=schedule.rate(state.step), every=LOG_EVERY)
+            if "effective_fit" in logged and not schedule.is_warm_up(state.step):
+                effective.append((logged["effective_candidates"], logged["effective_fit"]))
             step, state.step = state.step, state.step + 1
             if schedule.ends_period(step, config.train.validate_every):
-                metrics = _validate_and_keep(state, validation_points, nearest, run, dataset, logged)
+                _validate_and_keep(state, validation_points, nearest, run, dataset, effective)
+                effective.clear()
                 if log is not None:
-                    log.validation(step, metrics)
-                report(metrics)
-            if group.rank == 0 and schedule.ends_period(step, config.train.checkpoint_every):
-                save_checkpoint(checkpoint_path(run, LAST), state, dataset_hash=dataset.hash)
+                    log.validation(step, state.validation)
+                report(state.validation)
+            if schedule.ends_period(step, config.train.checkpoint_every):
+                group.average_buffers(state.networks)  # what is saved is what every rank goes on with
+                if group.rank == 0:
+                    save_checkpoint(checkpoint_path(run, LAST), state, dataset_hash=dataset.hash)
     assert state.step == schedule.num_steps, f"stream ended at step {state.step} of {schedule.num_steps}"
-    return metrics
+    return state.validation
 
 
 def _one_step(state: TrainState, schedule: Schedule, batch: TargetBatch) -> dict[str, Any]:
@@ -92,29 +98,37 @@ def _one_step(state: TrainState, schedule: Schedule, batch: TargetBatch) -> dict
 
 
 def _validate_and_keep(
-    state: TrainState, points: torch.Tensor, nearest: Any, run: Path, dataset: Dataset, logged: dict[str, Any]
-) -> dict[str, Any]:
+    state: TrainState,
+    points: torch.Tensor,
+    nearest: np.ndarray | None,
+    run: Path,
+    dataset: Dataset,
+    effective: list[tuple[float, float]],
+) -> None:
     result = validate(state, points, nearest)
     improved = result.chamfer < state.best_validation
     state.best_validation = min(result.chamfer, state.best_validation)
-    if improved and state.group.rank == 0:
-        save_checkpoint(checkpoint_path(run, BEST), state, dataset_hash=dataset.hash)
-    return {
+    state.validation = {
         "chamfer_x100": result.chamfer * 100,
         "best_validation_x100": state.best_validation * 100,
         "distinct": result.distinct,
         "n": result.num_targets,
-        "uniform_against_uniform": is_flat(state, logged),
+        "uniform_against_uniform": is_flat(state, effective),
     }
+    if improved and state.group.rank == 0:
+        save_checkpoint(checkpoint_path(run, BEST), state, dataset_hash=dataset.hash)
 
 
-def is_flat(state: TrainState, logged: dict[str, Any]) -> bool:
-    """Whether soft retrieval and the fit's distribution are both uniform: Ours then silently is Uniform Sampling."""
-    if "effective_fit" not in logged or METHODS[state.config.train.method].name != "ours":
+def is_flat(state: TrainState, effective: list[tuple[float, float]]) -> bool:
+    """Whether soft retrieval and the fit's distribution are both uniform: Ours then silently is Uniform Sampling.
+
+    `effective`: exp(entropy) of P_R over all sources and of p_fit over the K candidates, of some steps.
+    """
+    if not effective or METHODS[state.config.train.method].name != "ours":
         return False
-    spread_all = logged["effective_candidates"] / len(state.store.ids)
-    spread_fit = logged["effective_fit"] / state.config.retrieval.num_candidates
-    return spread_all > FLAT_SHARE and spread_fit > FLAT_SHARE
+    of_all, of_k = (sum(column) / len(effective) for column in zip(*effective, strict=True))
+    flat_retrieval = of_all > FLAT_SHARE * len(state.store.ids)
+    return flat_retrieval and of_k > FLAT_SHARE * state.config.retrieval.num_candidates
 
 
 def _go_on(state: TrainState, run: Path, start: Path | None, dataset: Dataset) -> None:
@@ -122,6 +136,8 @@ def _go_on(state: TrainState, run: Path, start: Path | None, dataset: Dataset) -
     if path is None:
         return
     restore(state, load_checkpoint(path), dataset_hash=dataset.hash)
+    if not has_checkpoint(run, BEST):
+        state.best_validation = float("inf")  # another run's best is not among this run's checkpoints
     if state.group.rank == 0:
         keep_metrics_until(run, state.step - 1)
         print(f"{METHODS[state.config.train.method].title} resumed at step {state.step} from {path}", flush=True)

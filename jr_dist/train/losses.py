@@ -36,14 +36,19 @@ def fit_probability_learned(fitting: Float[Tensor, "B K"], sigma: Float[Tensor, 
     return soft_retrieval(fitting.detach().square(), sigma)
 
 
-def fit_probability_spread(fitting: Float[Tensor, "B K"], factor: float) -> Float[Tensor, "B K"]:
-    """p_fit = softmax_k(-c L_fit), with c = factor / (spread of L_fit over the K candidates, mean over the batch).
+def spread_of_fit(fitting: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+    """The standard deviation of L_fit over the K candidates, mean over the B targets."""
+    return fitting.detach().std(dim=-1, correction=0).mean()
 
-    One c for the batch: a target whose candidates all fit alike then keeps a flat distribution, as it should.
+
+def fit_probability_spread(
+    fitting: Float[Tensor, "B K"], factor: float, spread: Float[Tensor, ""]
+) -> Float[Tensor, "B K"]:
+    """p_fit = softmax_k(-c L_fit), with c = factor / `spread` (`spread_of_fit`, of all targets of the step).
+
+    One c for the step: a target whose candidates all fit alike then keeps a flat distribution, as it should.
     """
-    fitting = fitting.detach()
-    spread = fitting.std(dim=-1, correction=0).mean().clamp_min(1e-12)
-    return torch.softmax(-(factor / spread) * fitting, dim=-1)
+    return torch.softmax(-(factor / spread.clamp_min(1e-12)) * fitting.detach(), dim=-1)
 
 
 def fit_probability_entropy(fitting: Float[Tensor, "B K"], effective: float) -> Float[Tensor, "B K"]:

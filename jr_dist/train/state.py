@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from jr_dist.bank.layout import BankLayout
 from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.bank.shard import BankShard
 from jr_dist.config import Config
+from jr_dist.data.device_geometry import DeviceGeometry
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
 from jr_dist.models.networks import Networks, seeded_networks
@@ -33,6 +35,10 @@ class TrainState:
     #: log of the sigma from which the learned sigma_k started; None until it is matched
     fit_scale_start: float | None = None
     best_validation: float = float("inf")
+    #: what the last validation gave
+    validation: dict[str, Any] = field(default_factory=dict)
+    #: sources kept on an accelerator; None where the store's own memory is the device's
+    kept_geometry: DeviceGeometry | None = None
 
 
 def bank_layout(config: Config, num_parts: Iterable[int]) -> BankLayout:
@@ -79,10 +85,13 @@ def new_state(config: Config, store: SourceStore, group: Group, device: torch.de
         config=config,
         store=store,
         networks=networks,
-        bank=BankClient(layout, shard, rank=group.rank, exchange=group.exchange if group.world_size > 1 else None),
+        bank=BankClient(layout, shard, exchange=group.exchange if group.world_size > 1 else None),
         optimiser=dense_optimiser(config, networks),
         group=group,
         device=device,
+        kept_geometry=None
+        if device.type == "cpu"
+        else DeviceGeometry(store, device, num_points=config.data.num_points),
     )
 
 

@@ -26,6 +26,7 @@ from jr_dist.train.losses import (
     fit_probability_learned,
     fit_probability_spread,
     matched_sigma,
+    spread_of_fit,
 )
 from jr_dist.train.methods.plan import StepPlan
 from jr_dist.train.state import TrainState
@@ -112,7 +113,9 @@ def pair_up(candidate_rows: np.ndarray, device: torch.device) -> Pairs:
 
 def source_geometry(state: TrainState, rows: np.ndarray) -> PartGeometry:
     """The sources `rows` with `data.num_points` points each."""
-    return state.store.geometry(rows, num_points=state.config.data.num_points).to(state.device)
+    if state.kept_geometry is not None:
+        return state.kept_geometry.geometry(rows)
+    return state.store.geometry(rows, num_points=state.config.data.num_points)
 
 
 def deform_pairs(
@@ -154,7 +157,9 @@ def probability_of_fit(state: TrainState, codes: Codes, fitting: Tensor, pairs: 
     """p_fit over the K candidates (Eq. 2), on the scale that `retrieval.fit_scale` names."""
     settings = state.config.retrieval
     if settings.fit_scale == "spread":
-        return fit_probability_spread(fitting, settings.spread_factor)
+        spread = spread_of_fit(fitting)
+        state.group.average([spread])  # one c for all targets of the step, whichever worker has them
+        return fit_probability_spread(fitting, settings.spread_factor, spread)
     if settings.fit_scale == "entropy":
         return fit_probability_entropy(fitting, settings.effective_candidates)
     if state.fit_scale_start is None:

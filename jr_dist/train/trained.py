@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from jr_dist.bank.client import BankClient
@@ -28,7 +29,8 @@ PAIR_CHUNK = 512
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Networks in evaluation mode and the bank of a checkpoint. Sources were encoded when it was loaded or saved."""
+    """Networks in evaluation mode and the bank of a checkpoint. The sources were encoded by the
+    encoder of that checkpoint, at the validation that made it the best."""
 
     path: Path
     config: Config
@@ -84,20 +86,20 @@ class TrainedModel:
         return points[:, : self.config.data.encoder_points]
 
 
-def load_run(path: str | Path, device: str = "cpu", which: str = BEST) -> TrainedModel:
-    """The best checkpoint of a run (`which="last"`: the last). Raises `InputError` for a directory without one."""
+def load_run(path: str | Path, device: str = "cpu") -> TrainedModel:
+    """The best checkpoint of a run. Raises `InputError` for a directory without one."""
     if not Path(path).is_dir():
         raise InputError(
             f"run {path} is no directory; allowed is a run directory that `jr-dist train` wrote; check the path"
         )
-    if not has_checkpoint(path, which):
+    if not has_checkpoint(path, BEST):
         hint = "it has not reached its first validation" if has_checkpoint(path, LAST) else "it has no checkpoint"
         raise InputError(
-            f"run {path} can't be used: {hint}; allowed is one with checkpoints/{which}; train it by `jr-dist train`"
+            f"run {path} can't be used: {hint}; allowed is one with checkpoints/best; train it by `jr-dist train`"
         )
-    checkpoint = load_checkpoint(checkpoint_path(path, which))
+    checkpoint = load_checkpoint(checkpoint_path(path, BEST))
     manifest = checkpoint.manifest
-    config = Config.model_validate(manifest["config"])
+    config = _settings(manifest, run=Path(path))
     networks = build_networks(config).to(device)
     networks.load_state_dict({name: torch.from_numpy(values) for name, values in checkpoint.networks.items()})
     networks.eval().requires_grad_(False)
@@ -112,6 +114,17 @@ def load_run(path: str | Path, device: str = "cpu", which: str = BEST) -> Traine
         bank=_bank(config, manifest, checkpoint.blocks),
         device=torch.device(device),
     )
+
+
+def _settings(manifest: dict, run: Path) -> Config:
+    try:
+        return Config.model_validate(manifest["config"])
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise InputError(
+            f"run {run} was trained by another release: its setting {where} is unknown here; allowed is a run of this "
+            "release; train it again"
+        ) from None
 
 
 def _bank(config: Config, manifest: dict, blocks: tuple[dict[str, np.ndarray], ...]) -> BankClient:

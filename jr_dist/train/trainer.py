@@ -15,15 +15,16 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from jr_dist.cluster import connect
 from jr_dist.config import Config
-from jr_dist.data.dataset import Dataset, count_rows, open_dataset
+from jr_dist.data.dataset import Dataset, count_rows, open_dataset, require_rows
 from jr_dist.data.source_store import SourceStore
 from jr_dist.data.streams import TargetBatch, local_target_batches, target_batches
 from jr_dist.errors import InputError
+from jr_dist.train.checkpoint import check_same_run, read_manifest
 from jr_dist.train.group import Group
 from jr_dist.train.loop import run_training
 from jr_dist.train.methods.registry import METHODS
-from jr_dist.train.run_directory import prepare, start_point
-from jr_dist.train.schedule import make_schedule
+from jr_dist.train.run_directory import LAST, checkpoint_path, prepare, start_point
+from jr_dist.train.schedule import Schedule, make_schedule
 from jr_dist.train.state import new_state
 
 MAX_FAILURES = 3
@@ -96,6 +97,11 @@ def with_absolute_paths(config: Config) -> Config:
 
 def check(config: Config) -> None:
     """Raise `InputError` for what can be known wrong before anything starts: data, K, batch size."""
+    if config.train.device == "cuda" and config.train.num_workers == 0 and not torch.cuda.is_available():
+        raise InputError(
+            "train.device is cuda, but this machine has no CUDA device; allowed is auto or cpu; set one of them, or "
+            "train.num_workers to run on a cluster that has one"
+        )
     dataset = open_dataset(config.data.path)
     stored = dataset.num_points
     if config.data.num_points > stored:
@@ -103,9 +109,24 @@ def check(config: Config) -> None:
             f"data.num_points is {config.data.num_points}, but {config.data.path} stores {stored} points a shape; "
             f"allowed is at most {stored}; lower it or make the dataset with --num-points {config.data.num_points}"
         )
-    make_schedule(config.train, count_rows(dataset, "train", config.data.categories), max(config.train.num_workers, 1))
-    new_state(config, SourceStore.open(dataset, categories=config.data.categories), Group())
-    start_point(config)
+    require_rows(dataset, "val", config.data.categories)
+    num_targets = count_rows(dataset, "train", config.data.categories)
+    schedule = make_schedule(config.train, num_targets, max(config.train.num_workers, 1))
+    state = new_state(config, SourceStore.open(dataset, categories=config.data.categories), Group())
+    start = start_point(config)
+    if start is not None:
+        manifest = read_manifest(start)
+        check_same_run(manifest, config, list(state.store.ids), dataset.hash, start)
+        check_steps_left(manifest["step"], schedule, start, goes_on=start == checkpoint_path(config.run.path, LAST))
+
+
+def check_steps_left(step: int, schedule: Schedule, start: Path, *, goes_on: bool) -> None:
+    """Raise `InputError` where a checkpoint is behind the end of the run. A run may be started again at its own end."""
+    if step > schedule.num_steps or (step == schedule.num_steps and not goes_on):
+        raise InputError(
+            f"checkpoint {start} is at step {step}, train.epochs {schedule.epochs} end at step {schedule.num_steps}; "
+            "allowed is a later end; raise train.epochs"
+        )
 
 
 def _train_on_ray(config: Config, run: Path, start: Path | None) -> dict[str, Any]:

@@ -30,9 +30,12 @@ def validate(state: TrainState, points: Tensor, nearest_undeformed: np.ndarray |
     """Retrieve the nearest source in d_R for each target [T, N, 3], deform it, and measure.
 
     A method without retrieval (DF) is given `nearest_undeformed` [T], the source nearest before deformation, as R+DF
-    will use it. Raises no error on one target: means are over all T, whatever the chunk size.
+    will use it.
     """
-    refresh_embeddings(state)
+    if nearest_undeformed is None:
+        refresh_embeddings(state)
+    else:
+        state.group.average_buffers(state.networks)
     state.networks.eval()
     encoder_points = points[:, : state.config.data.encoder_points]
     if nearest_undeformed is None:

@@ -18,8 +18,11 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the paper's tables that is trained. `plan(step, warm_up)` says what step does; warm_up is whether it
-    falls into the first epochs, whose candidates are uniform for every method."""
+    """A row of the paper's tables that is trained.
+
+    `plan(step, warm_up, alternate)` says what a step does; `warm_up` is whether it falls into the first epochs, whose
+    candidates are uniform for every method, `alternate` whether the modules take turns.
+    """
 
     name: str
     title: str
