@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 from test_train import arrays_of, settings
 
-from jr_dist.train.trainer import train, train_side_by_side
-
-pytestmark = pytest.mark.slow
+from jr_dist.train.trainer import threads_of_a_worker, train, train_side_by_side
 
 
+def test_workers_share_the_processors():
+    assert threads_of_a_worker(2, 1, 1) == 2
+    assert threads_of_a_worker(2, 1, 3) == threads_of_a_worker(1, 2, 1) == 1
+    assert threads_of_a_worker(16, 2, 2) == 4
+
+
+@pytest.mark.slow
 def test_a_worker_of_ray_train_gives_the_bits_of_this_process(ray_cluster, tiny_dataset, tmp_path):
     here = settings(tiny_dataset, tmp_path / "here", train__epochs=2)
     there = settings(tiny_dataset, tmp_path / "there", train__epochs=2, train__num_workers=1)
@@ -22,6 +27,7 @@ def test_a_worker_of_ray_train_gives_the_bits_of_this_process(ray_cluster, tiny_
         assert np.array_equal(first[name], second[name]), name
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_give_the_bits_of_runs_alone(ray_cluster, tiny_dataset, tmp_path):
     configs = [
         settings(tiny_dataset, tmp_path / method, train__method=method, train__epochs=2, train__num_workers=1)
@@ -34,6 +40,7 @@ def test_runs_side_by_side_give_the_bits_of_runs_alone(ray_cluster, tiny_dataset
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_batches_and_keep_one_bank(ray_cluster, tiny_dataset, tmp_path):
     """Two workers of B = 4 against one of B = 8. Batch norm sees other batches, so codes differ a little once
     candidates are drawn from P_R; which rows were touched says whether targets and candidates were the same."""

@@ -38,11 +38,11 @@ class TrainResult:
     metrics: dict[str, Any]  # of the last validation
 
 
-def train(config: Config) -> TrainResult:
+def train(config: Config, *, side_by_side: int = 1) -> TrainResult:
     """Train `config.train.method` on `config.data.path` and leave the run in `config.run.path`.
 
     With `train.num_workers` 0 the loop runs in this process, without Ray; with W > 0, Ray Train starts W workers and
-    starts them again from the last checkpoint when one dies. Raises `InputError` for wrong settings or data, before
+    starts them again from the last checkpoint when one dies. `side_by_side` runs share the processors. Raises `InputError` for wrong settings or data, before
     anything is started or written.
     """
     config = with_absolute_paths(config)
@@ -54,7 +54,7 @@ def train(config: Config) -> TrainResult:
         metrics = run_training(config, Group(), _local, start=start, report=lambda _: None, device=device)
     else:
         with connect(config.cluster):
-            metrics = _train_on_ray(config, run, start)
+            metrics = _train_on_ray(config, run, start, side_by_side)
     if metrics.get("uniform_against_uniform"):
         print(
             f"{METHODS[config.train.method].title}: WARNING retrieval learned nothing: P_R and p_fit are both uniform, "
@@ -76,7 +76,7 @@ def train_side_by_side(configs: Sequence[Config]) -> list[TrainResult]:
     with connect(configs[0].cluster):
         # The drivers only wait; the processors belong to their workers.
         driver = ray.remote(num_cpus=0, max_retries=0)(train)
-        return ray.get([driver.remote(config) for config in configs])
+        return ray.get([driver.remote(config, side_by_side=len(configs)) for config in configs])
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -129,13 +129,21 @@ def check_steps_left(step: int, schedule: Schedule, start: Path, *, goes_on: boo
         )
 
 
-def _train_on_ray(config: Config, run: Path, start: Path | None) -> dict[str, Any]:
+def threads_of_a_worker(num_cpus: float, num_workers: int, side_by_side: int) -> int:
+    """Compute threads of each of the workers that share `num_cpus` processors; more would wait for one another."""
+    return max(1, int(num_cpus) // (num_workers * side_by_side))
+
+
+def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: int) -> dict[str, Any]:
     use_gpu = config.train.device == "cuda" or (config.train.device == "auto" and _cluster_has_gpus())
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
             "config": config.model_dump(mode="json"),
             "start": None if start is None else str(start),
+            "threads": threads_of_a_worker(
+                ray.cluster_resources().get("CPU", 1), config.train.num_workers, side_by_side
+            ),
         },
         # Half a processor each leaves room for the streams' tasks on a machine of two.
         scaling_config=ScalingConfig(
@@ -163,6 +171,7 @@ def _cluster_has_gpus() -> bool:
 def _worker(settings: dict[str, Any]) -> dict[str, Any]:
     """What every worker of Ray Train runs."""
     config = Config.model_validate(settings["config"])
+    torch.set_num_threads(settings["threads"])
     context = ray.train.get_context()
     group = Group(context.get_world_rank(), context.get_world_size())
     start = None if settings["start"] is None else Path(settings["start"])
