@@ -9,6 +9,7 @@ waits for one would never start. One task a rank runs at a time, a few batches a
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ import pyarrow as pa
 import ray.data
 import torch
 from ray.data import DataContext, Datasource, ReadTask
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.exceptions import RayTaskError
 from torch import Tensor
@@ -29,6 +31,7 @@ from jr_dist.data.step_plan import StepPlan, blocks_of, step_plan
 from jr_dist.errors import InputError
 
 _READ_CPUS = 0  # the two cores of a small machine belong to the training workers; reading is 1 % of their work
+_NAP_SECONDS = 0.05  # far below what a stream is ahead
 _BLOCK_BYTES = 1 << 20  # small blocks, so that the first batch comes soon and few are made in advance
 _AHEAD_BYTES = 16 << 20  # what a stream may hold of the object store, which the bank's messages share
 _AHEAD_STEPS = 4  # at least, where steps are large
@@ -136,12 +139,24 @@ def _context(step_bytes: int, progress: bool) -> DataContext:
     ahead = max(_AHEAD_BYTES, _AHEAD_STEPS * step_bytes)
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=ahead)
     context.target_max_block_size = _BLOCK_BYTES
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _Nap]
     if not progress:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that bars are off
     return context
+
+
+class _Nap(ExecutionCallback):
+    """A nap in every round of Ray Data's executor, which runs in a thread of the process that trains.
+
+    While enough lies ahead, its wait for a task returns at once, for there is a block it may not fetch yet: without the
+    nap it turns as fast as it can, takes a whole processor and holds the interpreter's lock against the training.
+    """
+
+    def on_execution_step(self, executor: object) -> None:
+        time.sleep(_NAP_SECONDS)
 
 
 def _as_batch(step: int, rows: np.ndarray, points: np.ndarray) -> TargetBatch:

@@ -42,8 +42,8 @@ def train(config: Config, *, side_by_side: int = 1) -> TrainResult:
     """Train `config.train.method` on `config.data.path` and leave the run in `config.run.path`.
 
     With `train.num_workers` 0 the loop runs in this process, without Ray; with W > 0, Ray Train starts W workers and
-    starts them again from the last checkpoint when one dies. `side_by_side` runs share the processors. Raises `InputError` for wrong settings or data, before
-    anything is started or written.
+    starts them again from the last checkpoint when one dies. `side_by_side` runs share the processors. Raises
+    `InputError` for wrong settings or data, before anything is started or written.
     """
     config = with_absolute_paths(config)
     check(config)
