@@ -1,8 +1,10 @@
-"""Does joint training pay? Ours, Uniform Sampling and DF under one budget, several seeds, on one dataset.
+r"""Does joint training pay? Ours, Uniform Sampling and DF under one budget, several seeds, on one dataset.
 
     python benchmarks/joint_training.py                          # three seeds of configs/quickstart.yaml
     python benchmarks/joint_training.py --quick                  # one seed, a tenth of the epochs: does it run?
-    python benchmarks/joint_training.py --config configs/paper.yaml --methods ours --out runs/paper-letter
+    python benchmarks/joint_training.py --methods ours --seeds 0 --out runs/letter --set retrieval.sigma0=100 \
+        retrieval.loss=l1 retrieval.fit_scale=learned train.optimizer=sgd train.alternate=true \
+        train.weight_decay=5e-4 train.schedule=constant       # the paper's letter at the quickstart's size
 
 Runs that are finished are not trained again. Tables, intervals and the report go to OUT/evaluation.
 """
@@ -29,9 +31,7 @@ def main() -> None:
             started = time.monotonic()
             runs.append(train(config).path)
             seconds[f"{method}/{seed}"] = round(time.monotonic() - started, 1)
-    for path in options.also:
-        runs.append(path)
-    evaluate(runs, split=options.split, num_points=options.num_points, out=options.out / "evaluation")
+    evaluate([*runs, *options.also], split=options.split, num_points=options.num_points, out=options.out / "evaluation")
     print((options.out / "evaluation" / "tables.md").read_text())
     print("seconds of training (0 where the run was finished already):", seconds)
     if options.json:
@@ -61,10 +61,10 @@ def records(tables: Path) -> list[dict]:
     """The paired differences as benchmark records."""
     return [
         {
-            "name": f"joint_training.{entry['method']}_minus_{entry['peer']}",
+            "name": f"joint_training.{entry['retrieval']}.{entry['category']}.{entry['method']}",
             "value": entry["difference_x100"],
             "unit": "chamfer x100",
-            "peer": entry["peer"],
+            "peer": entry["against"],
             "ratio": None,
             "low": entry["low"],
             "high": entry["high"],
