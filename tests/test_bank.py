@@ -186,6 +186,7 @@ def test_padded_part_codes_carry_gradients_back_to_their_rows():
     assert padded.shape == (3, 5, 3)
     assert torch.equal(padded[1, :4], codes.part_code[2:6]) and not padded[0, 2:].any()
     (padded * torch.arange(1, 4)[:, None, None]).sum().backward()
+    assert codes.part_code.grad is not None
     assert codes.part_code.grad[:, 0].tolist() == [1] * 2 + [2] * 4 + [3] * 5
 
 

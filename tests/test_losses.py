@@ -58,6 +58,7 @@ def test_eq_4_by_hand_and_without_gradient_into_the_weights():
     assert loss.item() == pytest.approx((p[0][0] * 0.2 + p[0][1] * 0.4 + p[1][0] * 0.1 + p[1][1] * 0.3) / 2, rel=1e-6)
     loss.backward()
     assert logits.grad is None
+    assert fitting.grad is not None
     assert torch.allclose(fitting.grad, torch.tensor(p) / 2)
 
 

@@ -1,12 +1,27 @@
 """Training under Ray Train on a real local cluster: the same numbers as without it, and data-parallel workers."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import ray
+import torch
 from test_train import arrays_of, settings
 
 from jr_dist.train.trainer import threads_of_a_worker, train, train_side_by_side
+
+
+@contextmanager
+def as_many_threads_as_a_worker(side_by_side: int) -> Iterator[None]:
+    """Sums are split over threads, so equal bits need equally many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_of_a_worker(ray.cluster_resources()["CPU"], 1, side_by_side))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_workers_share_the_processors():
@@ -19,7 +34,8 @@ def test_workers_share_the_processors():
 def test_a_worker_of_ray_train_gives_the_bits_of_this_process(ray_cluster, tiny_dataset, tmp_path):
     here = settings(tiny_dataset, tmp_path / "here", train__epochs=2)
     there = settings(tiny_dataset, tmp_path / "there", train__epochs=2, train__num_workers=1)
-    train(here)
+    with as_many_threads_as_a_worker(side_by_side=1):
+        train(here)
     result = train(there)
     first, second = arrays_of(tmp_path / "here"), arrays_of(tmp_path / "there")
     assert result.metrics["n"] > 0
@@ -35,7 +51,8 @@ def test_runs_side_by_side_give_the_bits_of_runs_alone(ray_cluster, tiny_dataset
     ]
     results = train_side_by_side(configs)
     assert [result.path.name for result in results] == ["uniform", "df"]
-    train(settings(tiny_dataset, tmp_path / "alone", train__method="df", train__epochs=2))
+    with as_many_threads_as_a_worker(side_by_side=2):
+        train(settings(tiny_dataset, tmp_path / "alone", train__method="df", train__epochs=2))
     first, second = arrays_of(tmp_path / "df"), arrays_of(tmp_path / "alone")
     assert all(np.array_equal(first[name], second[name]) for name in first)
 

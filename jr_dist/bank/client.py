@@ -108,13 +108,18 @@ class BankClient:
         if self._exchange is None:
             pushes = [(codes.rows, gradients, num_targets)]
         else:
-            pushes = self._all_pushes(codes.rows, gradients, num_targets, most_rows)
+            pushes = self._all_pushes(self._exchange, codes.rows, gradients, num_targets, most_rows)
         for rank, (rows, grads, count) in enumerate(pushes):
             self.shard.push(step, rank, rows, grads, count)
         self.shard.apply(step, rate)
 
     def _all_pushes(
-        self, rows: np.ndarray, gradients: dict[str, np.ndarray], num_targets: int, most_rows: int
+        self,
+        exchange: Exchange,
+        rows: np.ndarray,
+        gradients: dict[str, np.ndarray],
+        num_targets: int,
+        most_rows: int,
     ) -> list[tuple[np.ndarray, dict[str, np.ndarray], int]]:
         # Collective calls need equal shapes, so rows are padded; -1 marks the padding.
         names = sorted(gradients)
@@ -122,7 +127,7 @@ class BankClient:
         head = _padded(np.append(num_targets, rows)[:, None], most_rows + 1, fill=-1)
         arrays = [head, *(_padded(gradients[n], size) for n, size in zip(names, sizes, strict=True))]
         pushes = []
-        for head, *values in self._exchange(arrays):
+        for head, *values in exchange(arrays):
             count, row = int(head[0, 0]), head[1:, 0][head[1:, 0] >= 0]
             num_parts = int(np.diff(self.layout.part_offsets)[row].sum())
             lengths = [num_parts if name == "part_code" else len(row) for name in names]

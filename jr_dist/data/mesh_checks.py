@@ -102,9 +102,12 @@ def _sound(path: Path, piece: trimesh.Trimesh) -> trimesh.Trimesh:
 
 def _mend_texture_coordinates(piece: trimesh.Trimesh) -> None:
     """Coordinates that are no numbers, or so large that a texture would be noise, become 0."""
-    uv = getattr(piece.visual, "uv", None)
-    if uv is not None and not (np.abs(uv) < _MAX_TEXTURE_COORDINATE).all():
-        piece.visual.uv = np.where(np.abs(uv) < _MAX_TEXTURE_COORDINATE, uv, 0.0)
+    visual = piece.visual
+    if not isinstance(visual, TextureVisuals) or visual.uv is None:
+        return
+    uv = visual.uv
+    if not (np.abs(uv) < _MAX_TEXTURE_COORDINATE).all():
+        visual.uv = np.where(np.abs(uv) < _MAX_TEXTURE_COORDINATE, uv, 0.0)
 
 
 def _without_repeated(piece: trimesh.Trimesh) -> trimesh.Trimesh:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class Pairs:
     shape: tuple[int, int]  # (B, K)
 
 
-def joint_step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float) -> dict[str, float]:
+def joint_step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float) -> dict[str, Any]:
     """Draw candidates, deform them, and move both modules by Eqs. 2 and 4; returns what is worth logging.
 
     The rate is the learning rate of this step, for dense weights and codes alike. Raises `FloatingPointError` where a

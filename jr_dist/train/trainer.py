@@ -11,7 +11,7 @@ import ray
 import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from jr_dist.cluster import connect
 from jr_dist.config import Config
@@ -75,8 +75,12 @@ def train_side_by_side(configs: Sequence[Config]) -> list[TrainResult]:
         check(config)
     with connect(configs[0].cluster):
         # The drivers only wait; the processors belong to their workers.
-        driver = ray.remote(num_cpus=0, max_retries=0)(train)
-        return ray.get([driver.remote(config, side_by_side=len(configs)) for config in configs])
+        driver = ray.remote(num_cpus=0, max_retries=0)(_train_beside)
+        return ray.get([driver.remote(config, len(configs)) for config in configs])
+
+
+def _train_beside(config: Config, side_by_side: int) -> TrainResult:
+    return train(config, side_by_side=side_by_side)
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -157,7 +161,9 @@ def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: i
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
-    return trainer.fit().return_value
+    metrics = trainer.fit().return_value
+    assert metrics is not None, "rank 0 returns the last validation"
+    return metrics
 
 
 def _resources(use_gpu: bool) -> dict[str, float]:
@@ -181,7 +187,7 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
         _streamed,
         start=start,
         report=ray.train.report,
-        device=str(ray.train.torch.get_device()),
+        device=str(get_device()),
     )
 
 
