@@ -25,6 +25,7 @@ from jr_dist.data.build import build_source
 from jr_dist.data.dataset import Dataset, open_dataset, write_dataset
 from jr_dist.data.part_mesh import PartMesh
 from jr_dist.data.records import TargetShape
+from jr_dist.data.step_plan import step_plan
 
 BATCH_SIZE, NUM_POINTS, STORED_POINTS = 16, 512, 2048
 Stream = Callable[[Dataset, int], Iterator[torch.Tensor]]
@@ -34,10 +35,11 @@ def ours(dataset: Dataset, num_steps: int) -> Iterator[torch.Tensor]:
     """jr_dist's stream."""
     from jr_dist.data.streams import target_batches
 
-    for batch in target_batches(
+    plan = step_plan(
         dataset, "train", None, batch_size=BATCH_SIZE, num_points=NUM_POINTS, encoder_points=128, seed=0,
-        rank=0, world_size=1, start_step=0, num_steps=num_steps,
-    ):  # fmt: skip
+        rank=0, world_size=1,
+    )  # fmt: skip
+    for batch in target_batches(plan, range(num_steps)):
         yield batch.points
 
 

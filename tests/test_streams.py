@@ -21,14 +21,15 @@ from test_dataset import random_source, random_target
 from jr_dist.data import step_plan, streams
 from jr_dist.data.dataset import Dataset, open_dataset, read_targets, write_dataset
 from jr_dist.data.order import batch_indices, steps_per_epoch
+from jr_dist.data.step_plan import StepPlan
 from jr_dist.data.streams import TargetBatch, local_target_batches, target_batches
 from jr_dist.errors import InputError
 
 N, NUM_TRAIN, NUM_TABLES = 16, 45, 22
 COMMON: dict[str, Any] = {
-    "batch_size": 4, "num_points": 10, "encoder_points": 5, "seed": 3, "rank": 0, "world_size": 1, "start_step": 0,
-    "num_steps": 30,
+    "batch_size": 4, "num_points": 10, "encoder_points": 5, "seed": 3, "rank": 0, "world_size": 1,
 }  # fmt: skip
+STEPS = range(30)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,12 @@ def dataset(tmp_path_factory) -> Dataset:
     return open_dataset(path)
 
 
-def local(dataset: Dataset, categories=None, **changes) -> list[TargetBatch]:
-    return list(local_target_batches(dataset, "train", categories, **{**COMMON, **changes}))
+def plan_of(dataset: Dataset, categories=None, **changes) -> StepPlan:
+    return step_plan.step_plan(dataset, "train", categories, **{**COMMON, **changes})
+
+
+def local(dataset: Dataset, categories=None, steps: range = STEPS, **changes) -> list[TargetBatch]:
+    return list(local_target_batches(plan_of(dataset, categories, **changes), steps))
 
 
 def equal(ours: list[TargetBatch], theirs: list[TargetBatch]) -> bool:
@@ -68,9 +73,9 @@ def test_batches_follow_the_order(dataset):
 
 
 def test_points_are_drawn_anew_in_every_step(dataset):
-    plans = [b.points[0] for b in local(dataset, num_points=N, batch_size=1, num_steps=2 * NUM_TRAIN)]
+    plans = [b.points[0] for b in local(dataset, num_points=N, batch_size=1, steps=range(2 * NUM_TRAIN))]
     table = read_targets(dataset, "train").points
-    rows = [b.rows[0] for b in local(dataset, num_points=N, batch_size=1, num_steps=2 * NUM_TRAIN)]
+    rows = [b.rows[0] for b in local(dataset, num_points=N, batch_size=1, steps=range(2 * NUM_TRAIN))]
     orders = set()
     for row, points in zip(rows, plans):
         position = [int(np.flatnonzero((table[row] == p).all(axis=1))[0]) for p in points.numpy()]
@@ -83,8 +88,8 @@ def test_points_are_drawn_anew_in_every_step(dataset):
 @given(st.integers(0, 60), st.integers(0, 40), st.integers(1, 3))
 def test_a_resumed_stream_is_the_tail(dataset, start, num_steps, world_size):
     rest = {"world_size": world_size, "rank": world_size - 1}
-    whole = local(dataset, num_steps=start + num_steps, **rest)
-    assert equal(local(dataset, start_step=start, num_steps=num_steps, **rest), whole[start:])
+    whole = local(dataset, steps=range(start + num_steps), **rest)
+    assert equal(local(dataset, steps=range(start, start + num_steps), **rest), whole[start:])
 
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(1, 4), (2, 3), (5, 2)])
@@ -127,11 +132,10 @@ def test_large_tables_are_mapped_and_give_the_same_bits(dataset, tmp_path, monke
         ({"categories": ["sofa"]}, "'sofa'.*chair, table"),
     ],
 )
-@pytest.mark.parametrize("make", [local_target_batches, target_batches])
-def test_wrong_input_is_named_before_anything_starts(dataset, make, changes, words):
+def test_wrong_input_is_named_before_anything_starts(dataset, changes, words):
     arguments = {"split": "train", "categories": None, **COMMON, **changes}
     with pytest.raises(InputError, match=words) as caught:
-        make(dataset, **arguments)
+        step_plan.step_plan(dataset, **arguments)
     assert "\n" not in str(caught.value)
 
 
@@ -145,20 +149,20 @@ def small_blocks(monkeypatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "small_blocks")
 def test_the_stream_gives_the_same_bits(dataset):
-    for categories, changes in [
-        (None, {"num_steps": 57}),
-        (["table"], {"start_step": 7, "rank": 1, "world_size": 2}),
-        (None, {"num_steps": 1}),
-        (None, {"num_steps": 0}),
+    for categories, steps, changes in [
+        (None, range(57), {}),
+        (["table"], range(7, 37), {"rank": 1, "world_size": 2}),
+        (None, range(1), {}),
+        (None, range(0), {}),
     ]:
-        streamed = list(target_batches(dataset, "train", categories, **{**COMMON, **changes}))
-        assert equal(streamed, local(dataset, categories, **changes))
+        streamed = list(target_batches(plan_of(dataset, categories, **changes), steps))
+        assert equal(streamed, local(dataset, categories, steps, **changes))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_batches_are_the_callers_own(dataset):
-    first, second = itertools.islice(target_batches(dataset, "train", None, **COMMON), 2)
+    first, second = itertools.islice(target_batches(plan_of(dataset), STEPS), 2)
     kept = second.points.clone()
     first.points.zero_()
     assert torch.equal(second.points, kept)
@@ -171,7 +175,7 @@ def executors() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "small_blocks")
 def test_closing_early_ends_the_execution(dataset):
-    stream = target_batches(dataset, "train", None, **{**COMMON, "num_steps": 100_000})
+    stream = target_batches(plan_of(dataset), range(100_000))
     next(stream)
     assert executors()
     stream.close()
@@ -179,7 +183,7 @@ def test_closing_early_ends_the_execution(dataset):
     while executors() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not executors()
-    assert next(target_batches(dataset, "train", None, **COMMON)).step == 0
+    assert next(target_batches(plan_of(dataset), STEPS)).step == 0
 
 
 @pytest.mark.slow
@@ -198,7 +202,7 @@ def test_a_slow_reader_is_not_run_away_from(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(streams, "_BLOCK_BYTES", 1000)
     monkeypatch.setattr(streams, "_AHEAD_BYTES", ahead)
     monkeypatch.setattr(streams, "blocks_of", noted)
-    stream = target_batches(dataset, "train", None, **{**COMMON, "num_steps": 10_000})
+    stream = target_batches(plan_of(dataset), range(10_000))
     next(stream)
     previous = -1
     while (now := made.stat().st_size) != previous:  # until it has stopped
@@ -216,7 +220,7 @@ def test_a_slow_reader_is_not_run_away_from(dataset, tmp_path, monkeypatch):
 def test_steps_larger_than_what_may_be_ahead_still_flow(dataset, monkeypatch):
     monkeypatch.setattr(streams, "_BLOCK_BYTES", 1)
     monkeypatch.setattr(streams, "_AHEAD_BYTES", 1)
-    assert equal(list(target_batches(dataset, "train", None, **COMMON)), local(dataset))
+    assert equal(list(target_batches(plan_of(dataset), STEPS)), local(dataset))
 
 
 @pytest.mark.slow
@@ -226,7 +230,7 @@ def test_other_file_systems_are_read_from_the_tasks(tmp_path):
     train = {"train": [random_target(i) for i in range(9)]}
     write_dataset("bucket/d", [random_source(0)], train, how={}, filesystem=store)
     there = open_dataset("bucket/d", filesystem=store)
-    assert equal(list(target_batches(there, "train", None, **COMMON)), local(there))
+    assert equal(list(target_batches(plan_of(there), STEPS)), local(there))
 
 
 @pytest.mark.slow
@@ -240,7 +244,7 @@ def test_a_damaged_file_is_the_users_error(dataset, tmp_path):
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     with pytest.raises(InputError, match="damaged") as caught:
-        list(target_batches(damaged, "train", None, **COMMON))
+        list(target_batches(plan_of(damaged), STEPS))
     assert "\n" not in str(caught.value)
 
 
@@ -258,9 +262,12 @@ def test_inside_ray_train_though_the_workers_hold_every_cpu(dataset, tmp_path):
     def loop(setting: dict) -> None:
         import ray.train
 
+        from jr_dist.data.step_plan import step_plan
+
         context = ray.train.get_context()
         rank, size = context.get_world_rank(), context.get_world_size()
-        batches = target_batches(dataset, "train", None, **{**setting["common"], "rank": rank, "world_size": size})
+        plan = step_plan(dataset, "train", None, **{**setting["common"], "rank": rank, "world_size": size})
+        batches = target_batches(plan, STEPS)
         Path(setting["out"], str(rank)).write_text("\n".join(lines(batches)))
 
     TorchTrainer(
@@ -276,6 +283,6 @@ def test_inside_ray_train_though_the_workers_hold_every_cpu(dataset, tmp_path):
 
 
 def test_a_batch_is_frozen(dataset):
-    batch = local(dataset, num_steps=1)[0]
+    batch = local(dataset, steps=range(1))[0]
     with pytest.raises(dataclasses.FrozenInstanceError):
         batch.step = 1  # pyright: ignore[reportAttributeAccessIssue]

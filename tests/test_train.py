@@ -122,16 +122,17 @@ def test_uniform_and_ours_are_the_same_while_warming_up_and_differ_after(tiny_da
 
 
 def test_a_retrieval_step_leaves_the_deformation_module_alone(tiny_dataset, tmp_path):
+    from jr_dist.data.step_plan import step_plan
     from jr_dist.data.streams import local_target_batches
     from jr_dist.train.methods.plan import StepPlan
 
     dataset = open_dataset(tiny_dataset)
     config = settings(tiny_dataset, tmp_path / "run")
     state = new_state(config, SourceStore.open(dataset), Group())
-    batch = next(iter(local_target_batches(
-        dataset=dataset, split="train", categories=None, batch_size=8, num_points=128, encoder_points=64, seed=0,
-        rank=0, world_size=1, start_step=0, num_steps=1,
-    )))  # fmt: skip
+    targets = step_plan(
+        dataset, "train", None, batch_size=8, num_points=128, encoder_points=64, seed=0, rank=0, world_size=1
+    )
+    batch = next(iter(local_target_batches(targets, range(1))))
     before = {name: value.clone() for name, value in state.networks.named_parameters()}
     tables = {name: table.copy() for name, table in state.bank.shard.tables.items()}
     joint_step(state, batch, StepPlan(soft=False, weighted=False, deformation=False, retrieval=True), 1e-2)

@@ -63,10 +63,11 @@ def step_plan(
     rank: int,
     world_size: int,
 ) -> StepPlan:
-    """The plan, checked.
+    """The plan of one rank, checked.
 
-    Raises `InputError` for an unknown split or category, too few targets for one step of all ranks, and more points
-    than the dataset stores.
+    `num_points` of the stored points are drawn for each step, in random order, so an encoder that takes the first
+    `encoder_points` of them sees a fair sample. Raises `InputError` for an unknown split or category, too few targets
+    for one step of all ranks, and more points than the dataset stores.
     """
     num_targets = require_rows(dataset, split, categories)
     if steps_per_epoch(num_targets, batch_size, world_size) < 1:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -25,9 +25,8 @@ from ray.data.block import BlockMetadata
 from ray.exceptions import RayTaskError
 from torch import Tensor
 
-from jr_dist.data.dataset import Dataset
 from jr_dist.data.schema import tensor
-from jr_dist.data.step_plan import StepPlan, blocks_of, step_plan
+from jr_dist.data.step_plan import StepPlan, blocks_of
 from jr_dist.errors import InputError
 
 _READ_CPUS = 0  # the two cores of a small machine belong to the training workers; reading is 1 % of their work
@@ -47,71 +46,12 @@ class TargetBatch:
     points: Tensor  # [B, N, 3] float32
 
 
-def target_batches(
-    dataset: Dataset,
-    split: str,
-    categories: Sequence[str] | None,
-    *,
-    batch_size: int,
-    num_points: int,
-    encoder_points: int,
-    seed: int,
-    rank: int,
-    world_size: int,
-    start_step: int,
-    num_steps: int,
-    progress: bool = False,
-) -> Iterator[TargetBatch]:
-    """Batches of the steps start_step .. start_step + num_steps - 1 (counted over all epochs), through Ray Data.
+def target_batches(plan: StepPlan, steps: range, progress: bool = False) -> Iterator[TargetBatch]:
+    """Batches of `steps` (counted over all epochs) through Ray Data.
 
-    `num_points` of the stored points are drawn for each step, in random order, so an encoder that takes the first
-    `encoder_points` of them sees a fair sample. Closing the iterator ends the execution. `progress` shows Ray Data's
-    own bars and messages. Raises `InputError` as `step_plan` does, and for files that are damaged.
+    Closing the iterator ends the execution. `progress` shows Ray Data's own bars and messages. Raises `InputError` for
+    files that are damaged.
     """
-    plan = step_plan(
-        dataset,
-        split,
-        categories,
-        batch_size=batch_size,
-        num_points=num_points,
-        encoder_points=encoder_points,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-    )
-    return _streamed(plan, range(start_step, start_step + num_steps), progress)
-
-
-def local_target_batches(
-    dataset: Dataset,
-    split: str,
-    categories: Sequence[str] | None,
-    *,
-    batch_size: int,
-    num_points: int,
-    encoder_points: int,
-    seed: int,
-    rank: int,
-    world_size: int,
-    start_step: int,
-    num_steps: int,
-) -> Iterator[TargetBatch]:
-    """The same batches, bit for bit, made in this process without Ray."""
-    plan = step_plan(
-        dataset,
-        split,
-        categories,
-        batch_size=batch_size,
-        num_points=num_points,
-        encoder_points=encoder_points,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-    )
-    return (_as_batch(step, *plan.batch(step)) for step in range(start_step, start_step + num_steps))
-
-
-def _streamed(plan: StepPlan, steps: range, progress: bool) -> Iterator[TargetBatch]:
     if not steps:
         return
     with DataContext.current(_context(plan.step_bytes, progress)):
@@ -131,6 +71,11 @@ def _streamed(plan: StepPlan, steps: range, progress: bool) -> Iterator[TargetBa
         raise
     finally:
         del blocks  # ends the execution where the reader stops early
+
+
+def local_target_batches(plan: StepPlan, steps: range) -> Iterator[TargetBatch]:
+    """The same batches, bit for bit, made in this process without Ray."""
+    return (_as_batch(step, *plan.batch(step)) for step in steps)
 
 
 def _context(step_bytes: int, progress: bool) -> DataContext:

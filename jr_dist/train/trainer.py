@@ -17,6 +17,7 @@ from jr_dist.cluster import connect
 from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset, count_rows, open_dataset, require_rows
 from jr_dist.data.source_store import SourceStore
+from jr_dist.data.step_plan import StepPlan, step_plan
 from jr_dist.data.streams import TargetBatch, local_target_batches, target_batches
 from jr_dist.errors import InputError
 from jr_dist.train.checkpoint import check_same_run, read_manifest
@@ -192,27 +193,25 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _streamed(dataset: Dataset, config: Config, group: Group, first_step: int, num_steps: int) -> Iterator[TargetBatch]:
-    return target_batches(**_batch_arguments(dataset, config, group, first_step, num_steps))
+    return target_batches(_step_plan(dataset, config, group), range(first_step, first_step + num_steps))
 
 
 def _local(dataset: Dataset, config: Config, group: Group, first_step: int, num_steps: int) -> Iterator[TargetBatch]:
-    return local_target_batches(**_batch_arguments(dataset, config, group, first_step, num_steps))
+    return local_target_batches(_step_plan(dataset, config, group), range(first_step, first_step + num_steps))
 
 
-def _batch_arguments(dataset: Dataset, config: Config, group: Group, first_step: int, num_steps: int) -> dict[str, Any]:
-    return {
-        "dataset": dataset,
-        "split": "train",
-        "categories": config.data.categories,
-        "batch_size": config.train.batch_size,
-        "num_points": config.data.num_points,
-        "encoder_points": config.data.encoder_points,
-        "seed": config.train.seed,
-        "rank": group.rank,
-        "world_size": group.world_size,
-        "start_step": first_step,
-        "num_steps": num_steps,
-    }
+def _step_plan(dataset: Dataset, config: Config, group: Group) -> StepPlan:
+    return step_plan(
+        dataset,
+        "train",
+        config.data.categories,
+        batch_size=config.train.batch_size,
+        num_points=config.data.num_points,
+        encoder_points=config.data.encoder_points,
+        seed=config.train.seed,
+        rank=group.rank,
+        world_size=group.world_size,
+    )
 
 
 def _device(config: Config) -> str:
