@@ -17,7 +17,8 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """What was written to a file, or the names in a directory, outlive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -59,7 +60,7 @@ def atomic_directory(path: str | Path, *, replace: bool = False) -> Iterator[Pat
     try:
         yield aside
         for content in [*aside.rglob("*"), aside]:
-            _sync(content)
+            sync(content)
         _swap_in(aside, path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)

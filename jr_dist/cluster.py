@@ -45,22 +45,26 @@ def connect(settings: ClusterConfig, *, log_to_driver: bool = True) -> Iterator[
     if ray.is_initialized():
         yield
         return
-    address = settings.address or os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
-        _join(address, settings.timeout, log_to_driver)
-    else:
+    if is_own_cluster(settings):
         _start(settings, log_to_driver)
+    else:
+        _join(settings.address or os.environ["RAY_ADDRESS"], settings.timeout, log_to_driver)
     try:
         yield
     finally:
         ray.shutdown()
 
 
+def is_own_cluster(settings: ClusterConfig) -> bool:
+    """Whether `connect` starts a cluster of its own on this machine."""
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    return not address or address == "local"
+
+
 def describe(settings: ClusterConfig) -> str:
     """One phrase for a dry run: which cluster `connect` would use."""
-    address = settings.address or os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
-        return f"the Ray cluster at {address}"
+    if not is_own_cluster(settings):
+        return f"the Ray cluster at {settings.address or os.environ['RAY_ADDRESS']}"
     return f"a Ray cluster on this machine: {_num_cpus(settings)} CPUs, {_store_mb(settings)} MB object store"
 
 

@@ -158,9 +158,20 @@ class TrainConfig(Section):
 class BankConfig(Section):
     """Where the codes of the sources live."""
 
-    num_shards: int = Field(default=1, ge=1, le=1, description="shards that the codes are cut into; as yet one")
+    num_shards: int = Field(
+        default=1,
+        ge=1,
+        description="shards that the codes are cut into; with several workers or shards each is an actor of its own, "
+        "else the one worker holds the one shard. The result doesn't depend on it",
+    )
+    block_size: int = Field(
+        default=256, ge=1, description="sources a block: what a shard has a whole number of, and a checkpoint a file of"
+    )
     lookahead: int = Field(
-        default=0, ge=0, le=0, description="as yet 0; 1 = propose a step's candidates with the codes of the step before"
+        default=0,
+        ge=0,
+        le=1,
+        description="1 = a step's candidates are proposed with the codes of the step before, while that step computes",
     )
 
 

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jr_dist.bank.client import BankClient, merge_proposals
-from jr_dist.bank.layout import BankLayout, initial_block
+from jr_dist.bank.client import local_bank, merge_proposals
+from jr_dist.bank.layout import BankLayout, cut, initial_block
 from jr_dist.bank.optimiser import RowOptimiser
-from jr_dist.bank.shard import BankShard
+from jr_dist.bank.shard import BankShard, Update
+from jr_dist.errors import InputError
 from jr_dist.models.retrieval import retrieval_weight, squared_distance
 from jr_dist.train.group import Group
 
@@ -26,17 +27,21 @@ def shard_of(layout, blocks=None, rule=SGD, num_ranks=1):
     return BankShard(layout, range(layout.num_blocks) if blocks is None else blocks, rule, num_ranks=num_ranks)
 
 
+def rows_of(shard):
+    return np.arange(shard.first, shard.last)
+
+
 def with_embedding(shard, seed=0):
     values = np.random.default_rng(seed).standard_normal((shard.layout.num_sources, 5)).astype(np.float32)
-    shard.set_embedding(shard.rows, values[shard.rows], 0)
+    shard.set_embedding(rows_of(shard), values[rows_of(shard)], 0)
     return shard
 
 
 def test_first_values_depend_on_seed_and_block_alone():
     layout = layout_of()
-    whole, part = shard_of(layout), shard_of(layout, [1, 3])
-    for name, values in part.pull(part.rows).items():
-        assert np.array_equal(values, whole.pull(part.rows)[name])
+    whole, part = shard_of(layout), shard_of(layout, range(1, 3))
+    for name, values in part.pull(rows_of(part)).items():
+        assert np.array_equal(values, whole.pull(rows_of(part))[name])
     other = initial_block(BankLayout((2, 3), 4, 3, 5, block_size=2, seed=10), 0)
     assert not np.array_equal(other["global_code"], initial_block(layout, 0)["global_code"])
 
@@ -44,12 +49,11 @@ def test_first_values_depend_on_seed_and_block_alone():
 def test_only_touched_rows_move():
     layout = layout_of()
     shard = shard_of(layout, rule=RowOptimiser("adam", weight_decay=0.1))
-    before = shard.pull(shard.rows)
+    before = shard.pull(rows_of(shard))
     rows = np.array([1, 5])
     gradients = {"global_code": np.ones((2, 4), "f4"), "part_code": np.ones((8, 3), "f4")}
-    shard.push(0, 0, rows, gradients, 4)
-    shard.apply(0, 0.1)
-    after = shard.pull(shard.rows)
+    shard.push(0, 0, rows, gradients, 4, Update(0.1))
+    after = shard.pull(rows_of(shard))
     moved = (after["global_code"] != before["global_code"]).any(1)
     assert moved.tolist() == [False, True, False, False, False, True, False]
     parts = np.repeat(np.arange(7), layout.num_parts)
@@ -71,8 +75,7 @@ def test_rows_follow_torch_when_all_are_touched(name):
         gradient = generator.standard_normal((7, 4)).astype(np.float32)
         parameter.grad = torch.from_numpy(gradient)
         optimiser.step()
-        shard.push(step, 0, np.arange(7), {"global_code": gradient}, 1)
-        shard.apply(step, 0.05)
+        shard.push(step, 0, np.arange(7), {"global_code": gradient}, 1, Update(0.05))
     assert np.allclose(shard.tables["global_code"], parameter.detach().numpy(), atol=2e-5)
 
 
@@ -84,52 +87,89 @@ def test_two_ranks_apply_the_mean_over_all_targets():
         generator.standard_normal((2, 4)).astype("f4"),
         generator.standard_normal((3, 4)).astype("f4"),
     )
-    two.push(0, 1, np.array([1, 2, 6]), {"global_code": second}, 10)
-    two.push(0, 0, np.array([0, 2]), {"global_code": first}, 30)
-    two.apply(0, 0.5)
+    two.push(0, 1, np.array([1, 2, 6]), {"global_code": second}, 10, Update(0.5))
+    assert two.version == 0, "one of two ranks has pushed"
+    two.push(0, 0, np.array([0, 2]), {"global_code": first}, 30, Update(0.5))
+    assert two.version == 1
     mean = np.zeros((4, 4), "f4")
     mean[[0, 2]] += 0.75 * first
     mean[[1, 2, 3]] += 0.25 * second
-    one.push(0, 0, np.array([0, 1, 2, 6]), {"global_code": mean}, 40)
-    one.apply(0, 0.5)
+    one.push(0, 0, np.array([0, 1, 2, 6]), {"global_code": mean}, 40, Update(0.5))
     assert np.allclose(two.tables["global_code"], one.tables["global_code"], atol=1e-6)
 
 
-def test_replicas_that_exchange_pushes_stay_equal_to_the_bit():
+def test_the_order_of_arrival_of_pushes_changes_no_bit():
     layout = layout_of()
-    arrays = {}
+    tables = []
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        shard = shard_of(layout, rule=RowOptimiser("adam"), num_ranks=3)
+        for rank in order:
+            generator = np.random.default_rng(rank)
+            rows = np.sort(generator.choice(7, 4, replace=False))
+            shard.push(0, rank, rows, {"global_code": generator.standard_normal((4, 4)).astype("f4")}, 5, Update(0.1))
+        tables.append(shard.tables["global_code"])
+    assert np.array_equal(tables[0], tables[1]) and np.array_equal(tables[0], tables[2])
 
-    def exchange_for(rank):
-        def exchange(own):
-            arrays.setdefault("pushed", {})[rank] = own
-            return [list(arrays["peer"][r]) for r in range(2)]
 
-        return exchange
+def test_a_push_that_comes_twice_is_applied_once():
+    layout = layout_of()
+    once, twice = shard_of(layout, num_ranks=2), shard_of(layout, num_ranks=2)
+    for step in range(3):
+        for rank in range(2):
+            push = (step, rank, np.array([rank, 4]), {"global_code": np.full((2, 4), 1 + step, "f4")}, 3, Update(0.1))
+            once.push(*push)
+            twice.push(*push)
+            twice.push(*push)
+    assert once.version == twice.version == 3
+    assert np.array_equal(once.tables["global_code"], twice.tables["global_code"])
 
-    # First pass records what each rank would send; the second runs both with all of it.
-    gradients = {}
-    clients = [BankClient(layout, shard_of(layout, num_ranks=2), exchange=exchange_for(r)) for r in range(2)]
-    rows = [np.array([0, 3]), np.array([1, 3, 5])]
 
-    def codes_of(client, rank):
-        codes = client.pull(rows[rank])
-        for name, leaf in codes.leaves().items():
-            seed = int.from_bytes(name.encode()[:4], "little") + rank
-            leaf.grad = torch.from_numpy(np.random.default_rng(seed).standard_normal(leaf.shape).astype("f4"))
-        return codes
+def test_a_push_of_a_step_to_come_is_refused():
+    with pytest.raises(AssertionError, match="collects step 0"):
+        shard_of(layout_of()).push(1, 0, np.array([0]), {}, 1, Update(0.1))
 
-    for rank, client in enumerate(clients):
-        arrays["peer"] = {0: [], 1: []}
-        with pytest.raises(ValueError):
-            client.push_and_apply(0, codes_of(client, rank), 4, 0.1, most_rows=4)
-    arrays["peer"] = dict(arrays["pushed"])
-    gradients = arrays["peer"]
-    assert [a.shape for a in gradients[0]] == [a.shape for a in gradients[1]], "collectives need equal shapes"
-    for rank, client in enumerate(clients):
-        client.push_and_apply(0, codes_of(client, rank), 4, 0.1, most_rows=4)
-    for name in clients[0].shard.tables:
-        assert np.array_equal(clients[0].shard.tables[name], clients[1].shard.tables[name])
-    assert not np.array_equal(clients[0].shard.tables["part_code"], shard_of(layout).tables["part_code"])
+
+def test_an_update_may_set_a_table_first_and_keeps_touched_rows_within_bounds():
+    shard = shard_of(layout_of())
+    gradient = {"fit_scale": np.array([[100.0], [-0.5]], "f4")}
+    update = Update(1.0, start={"fit_scale": 3.0}, bounds={"fit_scale": (2.0, 3.25)})
+    shard.push(0, 0, np.array([1, 4]), gradient, 1, update)
+    assert shard.tables["fit_scale"][:, 0].tolist() == [3.0, 2.0, 3.0, 3.0, 3.25, 3.0, 3.0]
+
+
+@settings(max_examples=10, deadline=None)
+@given(num_shards=st.integers(1, 4), learned=st.booleans())
+def test_the_number_of_shards_changes_no_bit_of_a_training(num_shards, learned):
+    layout = layout_of(learned=learned)
+
+    def trained(num_shards):
+        bank = local_bank(layout, RowOptimiser("adam"), num_shards=num_shards)
+        generator = torch.Generator().manual_seed(1)
+        if not learned:
+            bank.set_embedding(np.arange(7), torch.randn(7, 5, generator=generator), 0)
+        drawn = []
+        for step in range(6):
+            queries = torch.randn(3, 5, generator=generator)
+            ids = np.array([5, 60 + step, 7])
+            candidates = bank.begin_propose(queries, ids, 2, 1.0, seed=1, step=step)()
+            drawn.append(candidates.rows)
+            codes = bank.pull(np.unique(candidates.rows))
+            (sum(leaf.square().sum() for leaf in codes.leaves().values()) * queries.norm()).backward()
+            bank.push(codes, 3, Update(0.05))
+        codes = bank.pull(np.arange(7))
+        return np.stack(drawn), bank.nearest(queries), {n: v.detach().numpy() for n, v in codes.leaves().items()}
+
+    (drawn, nearest, codes), (expected_drawn, expected_nearest, expected) = trained(num_shards), trained(1)
+    assert np.array_equal(drawn, expected_drawn) and np.array_equal(nearest, expected_nearest)
+    assert codes.keys() == expected.keys() and len(codes) == (5 if learned else 4)
+    for name, values in codes.items():
+        assert np.array_equal(values, expected[name]), name
+
+
+def test_more_shards_than_blocks_are_refused():
+    with pytest.raises(InputError, match=r"bank\.num_shards is 5.*4 block"):
+        cut(layout_of(), 5)
+    assert [list(blocks) for blocks in cut(layout_of(), 3)] == [[0], [1], [2, 3]]
 
 
 def test_distances_equal_the_models_formula():
@@ -150,6 +190,8 @@ def test_proposals_do_not_depend_on_the_number_of_shards(cut, k, step):
 
     def ask(blocks):
         return with_embedding(shard_of(layout, blocks)).propose(queries, ids, k, 2.0, seed=5, step=step)
+
+    assert ask(range(4)).embedding_version == 0
 
     whole = merge_proposals([ask(range(4))], k)
     parts = merge_proposals([ask(range(cut)), ask(range(cut, 4))], k)
@@ -180,7 +222,7 @@ def test_small_sigma_returns_the_nearest():
 
 
 def test_padded_part_codes_carry_gradients_back_to_their_rows():
-    client = BankClient(layout_of(), shard_of(layout_of()))
+    client = local_bank(layout_of(), None)
     codes = client.pull(np.array([0, 3, 5]))
     padded = codes.padded_part_code()
     assert padded.shape == (3, 5, 3)
@@ -199,8 +241,7 @@ def test_block_state_round_trip_continues_to_the_bit():
             rows = np.sort(generator.choice(7, 3, replace=False))
             pulled = shard.pull(rows)
             gradients = {n: generator.standard_normal(v.shape).astype("f4") for n, v in pulled.items()}
-            shard.push(step, 0, rows, gradients, 1)
-            shard.apply(step, 0.01)
+            shard.push(step, 0, rows, gradients, 1, Update(0.01))
 
     rule = RowOptimiser("adam")
     straight, first, second = (shard_of(layout, rule=rule) for _ in range(3))
@@ -208,6 +249,7 @@ def test_block_state_round_trip_continues_to_the_bit():
     run(first, range(5))
     for block in range(layout.num_blocks):
         second.load_block_state(block, first.block_state(block), 0)
+    second.version = first.version
     run(second, range(5, 10))
     for name in straight.tables:
         assert np.array_equal(straight.tables[name], second.tables[name])
@@ -215,7 +257,7 @@ def test_block_state_round_trip_continues_to_the_bit():
 
 def test_a_group_of_one_returns_what_it_was_given():
     arrays = [np.arange(3)]
-    assert np.array_equal(Group().exchange(arrays)[0][0], arrays[0])
+    assert np.array_equal(Group().gather(arrays)[0][0], arrays[0])
 
 
 def inclusion_probability(probability: list[float], k: int) -> np.ndarray:

@@ -1,19 +1,38 @@
-"""What the training step sees of the bank: rows in, tensors out, gradients back."""
+"""What the training step sees of the bank: rows in, tensors out, gradients back, whoever holds the shards."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jr_dist.bank.layout import BankLayout
-from jr_dist.bank.shard import BankShard, Proposal
+from jr_dist.bank.desk import Request, ShardDesk
+from jr_dist.bank.layout import BankLayout, cut
+from jr_dist.bank.optimiser import RowOptimiser
+from jr_dist.bank.shard import BankShard, Proposal, Update
 
-# Gives every rank's array for each of ours, in rank order; the shapes are the same on all ranks.
-Exchange = Callable[[Sequence[np.ndarray]], list[list[np.ndarray]]]
+
+class Answer(Protocol):
+    """What becomes of a request."""
+
+    def result(self) -> Any:
+        """Waits for it; raises what the shard raised, or what says that the shard is gone."""
+        ...
+
+
+class ShardHandle(Protocol):
+    """A shard in this process or in another."""
+
+    def send(self, request: Request) -> Answer:
+        """Hand the request over; doesn't wait."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,44 +72,153 @@ class Candidates:
     rows: np.ndarray  # [B, K] int64
     effective: np.ndarray  # [B] exp(entropy) of the distribution they were drawn from, over all S sources
     nearest: np.ndarray  # [B] int64, the source that retrieval would return, without sampling
+    embedding_version: int = -1  # the step whose encoder made the embeddings that were looked at; -1 where none was
+
+
+class LocalShard:
+    """A shard in this process, for the one rank that there is; every request is served at once."""
+
+    def __init__(self, shard: BankShard, incarnation: int = 0) -> None:
+        self.shard = shard
+        self._desk = ShardDesk(shard, incarnation)
+
+    def send(self, request: Request) -> Answer:
+        """Serve it."""
+        answers: list[Any] = []
+        failures: list[Exception] = []
+        self._desk.submit(request, answers.append, failures.append)
+        if failures:
+            raise failures[0]
+        return _Done(answers[0])
+
+
+@dataclass(frozen=True)
+class _Done:
+    value: Any
+
+    def result(self) -> Any:
+        return self.value
 
 
 class BankClient:
-    """Routes rows to the shards that own them and merges their answers.
+    """Routes rows to the shards that own them and merges their answers, on behalf of one rank.
 
-    In one process it holds the one shard directly. With several training workers each holds a replica of that shard:
-    `exchange` gives every rank the pushes of all, and the replicas apply the same numbers in the same order.
+    `begin_...` sends and returns a function that waits for the answer, so that a step can compute meanwhile; `waited`
+    counts the seconds that it did wait. `version` is the number of steps whose pushes this rank has sent.
     """
 
-    def __init__(self, layout: BankLayout, shard: BankShard, *, exchange: Exchange | None = None) -> None:
-        self.layout, self.shard, self._exchange = layout, shard, exchange
+    def __init__(
+        self, layout: BankLayout, shards: Sequence[ShardHandle], *, rank: int = 0, incarnation: int = 0
+    ) -> None:
+        self.layout, self.version, self.waited = layout, 0, 0.0
+        self.embedding_version = -1
         self.max_parts = max(layout.num_parts)
+        self._shards, self._rank, self._incarnation = list(shards), rank, incarnation
+        self._numbers = [0] * len(self._shards)
+        runs = cut(layout, len(self._shards))
+        self._bounds = np.array([layout.block_rows(blocks[0])[0] for blocks in runs] + [layout.num_sources])
+        self._part_counts = np.diff(layout.part_offsets)
+        self._unconfirmed: list[Answer] = []  # pushes; what they raise is raised by the next wait
 
-    def propose(
-        self,
-        queries: Tensor,
-        target_ids: np.ndarray,
-        num_candidates: int,
-        sigma0: float,
-        *,
-        seed: int,
-        step: int,
-    ) -> Candidates:
-        """An exact draw of K sources without replacement from Eq. 1 over all S. queries: [B, D], phi(t)."""
-        answer = self.shard.propose(
-            queries.detach().cpu().numpy(), target_ids, num_candidates, sigma0, seed=seed, step=step
-        )
-        return merge_proposals([answer], num_candidates)
+    # ---- soft retrieval -------------------------------------------------------------------------------------------
+
+    def begin_propose(
+        self, queries: Tensor, target_ids: np.ndarray, num_candidates: int, sigma0: float, *, seed: int, step: int
+    ) -> Callable[[], Candidates]:
+        """Ask for an exact draw of K sources without replacement from Eq. 1 over all S. queries: [B, D], phi(t)."""
+        arguments = (_numpy(queries), target_ids, num_candidates, sigma0)
+        answers = [self._send(i, "propose", *arguments, seed=seed, step=step) for i in range(len(self._shards))]
+        return lambda: merge_proposals(self._wait(answers), num_candidates)
+
+    def nearest(self, queries: Tensor) -> np.ndarray:
+        """[B] int64: the source with the smallest d_R^2 to each target."""
+        answers = self._wait([self._send(i, "nearest", _numpy(queries)) for i in range(len(self._shards))])
+        rows, squared = (np.stack(values) for values in zip(*answers, strict=True))
+        return rows[squared.argmin(0), np.arange(rows.shape[1])]
 
     def squared_distances(self, queries: Tensor) -> Tensor:
         """d_R^2 of B targets to all S sources, [B, S]."""
-        return torch.from_numpy(self.shard.squared_distances(queries.detach().cpu().numpy()))
+        parts = self._wait([self._send(i, "squared_distances", _numpy(queries)) for i in range(len(self._shards))])
+        return torch.from_numpy(np.concatenate(parts, axis=1))
+
+    def set_embedding(self, rows: np.ndarray, values: Tensor, version: int) -> None:
+        """Replace the cached embedding of the sources `rows` [n], ascending, by `values` [n, D].
+
+        A client says itself, by `embedding_version`, when all ranks have set theirs.
+        """
+        of_shards = self._split(rows)
+        self._wait([self._send(i, "set_embedding", rows[own], _numpy(values[own]), version) for i, own in of_shards])
+
+    # ---- pull, push -----------------------------------------------------------------------------------------------
+
+    def begin_pull(self, rows: np.ndarray, device: torch.device | str = "cpu") -> Callable[[], Codes]:
+        """Ask for the codes of the unique sources `rows`, ascending, after all steps that this rank has pushed for."""
+        answers = [self._send(i, "pull", rows[own]) for i, own in self._split(rows)]
+        return lambda: self._codes(rows, self._wait(answers), device)
 
     def pull(self, rows: np.ndarray, device: torch.device | str = "cpu") -> Codes:
-        """The codes of the unique sources `rows` as leaf tensors that require gradients."""
-        pulled = {
-            name: torch.from_numpy(values).to(device).requires_grad_() for name, values in self.shard.pull(rows).items()
-        }
+        """The codes of the unique sources `rows`, ascending, as leaf tensors that require gradients."""
+        return self.begin_pull(rows, device)()
+
+    def push(self, codes: Codes, num_targets: int, update: Update) -> None:
+        """Send the gradients of this rank's step; each shard applies the step when all ranks have pushed.
+
+        A leaf that no loss of this step reached has no gradient and does not move.
+        """
+        gradients = {name: _numpy(leaf.grad) for name, leaf in codes.leaves().items() if leaf.grad is not None}
+        parts = np.concatenate([[0], np.cumsum(self._part_counts[codes.rows])])
+        for i, own in self._split(codes.rows, every=True):
+            of_parts = slice(int(parts[own.start]), int(parts[own.stop]))
+            of_shard = {name: values[of_parts if name == "part_code" else own] for name, values in gradients.items()}
+            arguments = (self.version, self._rank, codes.rows[own], of_shard, num_targets, update)
+            self._unconfirmed.append(self._send(i, "push", *arguments))
+        self.version += 1
+
+    # ---- state ----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> dict[str, str]:
+        """Have every shard write its blocks into `folder`; returns the hash of each file."""
+        saved = self._wait([self._send(i, "save", folder) for i in range(len(self._shards))])
+        return {name: digest for of_shard in saved for name, digest in of_shard.items()}
+
+    def load(self, folder: Path, hashes: Mapping[str, str], *, version: int, embedding_version: int) -> None:
+        """Have every shard take up its blocks of a checkpoint; one rank does it, the others call `loaded`."""
+        state = {"version": version, "embedding_version": embedding_version}
+        self._wait([self._send(i, "load", folder, hashes, **state) for i in range(len(self._shards))])
+        self.loaded(**state)
+
+    def loaded(self, *, version: int, embedding_version: int) -> None:
+        """The shards have taken up a checkpoint."""
+        self.version, self.embedding_version = version, embedding_version
+
+    # ---- messages -------------------------------------------------------------------------------------------------
+
+    def _send(self, shard: int, work: str, *arguments: Any, **options: Any) -> Answer:
+        number = self._numbers[shard]
+        self._numbers[shard] += 1
+        request = Request(self._incarnation, self._rank, number, self.version, work, arguments, options)
+        return self._shards[shard].send(request)
+
+    def _wait(self, answers: Sequence[Answer]) -> list[Any]:
+        started = time.perf_counter()
+        unconfirmed, self._unconfirmed = self._unconfirmed, []
+        for push in unconfirmed:
+            push.result()
+        results = [answer.result() for answer in answers]
+        self.waited += time.perf_counter() - started
+        return results
+
+    def _split(self, rows: np.ndarray, *, every: bool = False) -> list[tuple[int, slice]]:
+        """Which run of the ascending `rows` each shard owns; shards that own none only where `every` is set."""
+        assert (np.diff(rows) > 0).all(), "rows are unique and ascending"
+        cuts = np.searchsorted(rows, self._bounds).tolist()
+        runs = [(i, slice(first, last)) for i, (first, last) in enumerate(pairwise(cuts))]
+        return runs if every else [(i, own) for i, own in runs if own.start < own.stop]
+
+    def _codes(self, rows: np.ndarray, answers: list[dict[str, np.ndarray]], device: torch.device | str) -> Codes:
+        # Runs of ascending rows, one after another, are the ascending rows. What came by Ray can't be written to.
+        joined = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+        pulled = {name: torch.from_numpy(values).to(device).requires_grad_() for name, values in joined.items()}
         return Codes(
             rows=rows,
             part_slot=torch.from_numpy(padded_slots(self.layout, rows, self.max_parts)).to(device),
@@ -99,40 +227,21 @@ class BankClient:
             **{name: pulled[name] for name in ("global_code", "part_code", "retrieval_weight", "fit_scale")},
         )
 
-    def push_and_apply(self, step: int, codes: Codes, num_targets: int, rate: float, *, most_rows: int) -> None:
-        """Send the gradients of a step and apply all ranks'. `most_rows` bounds the unique rows of any rank.
 
-        A leaf that no loss of this step reached has no gradient and does not move.
-        """
-        gradients = {name: leaf.grad.cpu().numpy() for name, leaf in codes.leaves().items() if leaf.grad is not None}
-        if self._exchange is None:
-            pushes = [(codes.rows, gradients, num_targets)]
-        else:
-            pushes = self._all_pushes(self._exchange, codes.rows, gradients, num_targets, most_rows)
-        for rank, (rows, grads, count) in enumerate(pushes):
-            self.shard.push(step, rank, rows, grads, count)
-        self.shard.apply(step, rate)
-
-    def _all_pushes(
-        self,
-        exchange: Exchange,
-        rows: np.ndarray,
-        gradients: dict[str, np.ndarray],
-        num_targets: int,
-        most_rows: int,
-    ) -> list[tuple[np.ndarray, dict[str, np.ndarray], int]]:
-        # Collective calls need equal shapes, so rows are padded; -1 marks the padding.
-        names = sorted(gradients)
-        sizes = [most_rows * (self.max_parts if name == "part_code" else 1) for name in names]
-        head = _padded(np.append(num_targets, rows)[:, None], most_rows + 1, fill=-1)
-        arrays = [head, *(_padded(gradients[n], size) for n, size in zip(names, sizes, strict=True))]
-        pushes = []
-        for head, *values in exchange(arrays):
-            count, row = int(head[0, 0]), head[1:, 0][head[1:, 0] >= 0]
-            num_parts = int(np.diff(self.layout.part_offsets)[row].sum())
-            lengths = [num_parts if name == "part_code" else len(row) for name in names]
-            pushes.append((row, {n: v[:length] for n, v, length in zip(names, values, lengths, strict=True)}, count))
-        return pushes
+def local_bank(
+    layout: BankLayout,
+    optimiser: RowOptimiser | None,
+    *,
+    num_shards: int = 1,
+    incarnation: int = 0,
+    num_threads: int = 1,
+) -> BankClient:
+    """A bank whose shards are in this process, for one rank. Raises `InputError` for more shards than blocks."""
+    shards = [
+        LocalShard(BankShard(layout, blocks, optimiser, num_threads=num_threads), incarnation)
+        for blocks in cut(layout, num_shards)
+    ]
+    return BankClient(layout, shards, incarnation=incarnation)
 
 
 def padded_slots(layout: BankLayout, rows: np.ndarray, max_parts: int) -> np.ndarray:
@@ -145,26 +254,29 @@ def padded_slots(layout: BankLayout, rows: np.ndarray, max_parts: int) -> np.nda
 def merge_proposals(answers: Sequence[Proposal], num_candidates: int) -> Candidates:
     """The K best of the shards' offers, and exp(entropy) of Eq. 1 over the union of their sources.
 
-    H = log Z - E[log weight], with the shards' partial sums Z_i and means joined.
+    H = log Z - E[log weight], with the shards' partial sums Z_i and means joined. The shards come in the order of their
+    rows, so that of equal scores the smaller row wins, as within a shard.
     """
-    rows = np.concatenate([answer.rows for answer in answers], axis=1)
-    scores = np.concatenate([answer.scores for answer in answers], axis=1)
+    versions = {answer.embedding_version for answer in answers}
+    assert len(versions) == 1, f"shards looked at embeddings of steps {sorted(versions)}"
+    found = [answer.best for answer in answers]
+    rows = np.concatenate([answer.rows for answer in found], axis=1)
+    scores = np.concatenate([answer.scores for answer in found], axis=1)
     best = (-scores).argsort(axis=1, kind="stable")[:, :num_candidates]
-    totals = np.stack([answer.log_total for answer in answers], axis=1).astype(np.float64)
+    totals = np.stack([answer.log_total for answer in found], axis=1).astype(np.float64)
     top = totals.max(axis=1, keepdims=True)
     shares = np.exp(totals - top)
     log_total = np.log(shares.sum(1)) + top[:, 0]
-    mean = (shares * np.stack([answer.mean_score for answer in answers], axis=1)).sum(1) / shares.sum(1)
-    nearest = np.stack([answer.nearest for answer in answers], axis=1)
-    winner = np.stack([answer.nearest_score for answer in answers], axis=1).argmax(axis=1)[:, None]
+    mean = (shares * np.stack([answer.mean_score for answer in found], axis=1)).sum(1) / shares.sum(1)
+    nearest = np.stack([answer.nearest for answer in found], axis=1)
+    winner = np.stack([answer.nearest_score for answer in found], axis=1).argmax(axis=1)[:, None]
     return Candidates(
         rows=np.take_along_axis(rows, best, 1),
         effective=np.exp(log_total - mean),
         nearest=np.take_along_axis(nearest, winner, 1)[:, 0],
+        embedding_version=versions.pop(),
     )
 
 
-def _padded(values: np.ndarray, length: int, fill: float = 0) -> np.ndarray:
-    padded = np.full((length, values.shape[1]), fill, values.dtype)
-    padded[: len(values)] = values
-    return padded
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

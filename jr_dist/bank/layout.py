@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
+
+from jr_dist.errors import InputError
 
 BLOCK_SIZE = 256
 
@@ -76,6 +78,24 @@ def initial_block(layout: BankLayout, block: int) -> dict[str, np.ndarray]:
     return tables | ({"embedding": normal(2, rows, layout.embedding)} if layout.learned_embedding else {})
 
 
-def split_by_block(layout: BankLayout, blocks: Iterable[int]) -> list[tuple[int, int, int]]:
-    """(block, first, last) of the given blocks, in order."""
-    return [(block, *layout.block_rows(block)) for block in sorted(blocks)]
+def cut(layout: BankLayout, num_shards: int) -> list[range]:
+    """The blocks of each shard: runs of blocks that follow one another, as equal as they can be.
+
+    Raises `InputError` where a shard would have none.
+    """
+    if num_shards > layout.num_blocks:
+        raise InputError(
+            f"bank.num_shards is {num_shards}, but {layout.num_sources} sources in blocks of {layout.block_size} are "
+            f"{layout.num_blocks} block(s); allowed is at most one shard a block; lower it or bank.block_size"
+        )
+    ends = [shard * layout.num_blocks // num_shards for shard in range(num_shards + 1)]
+    return [range(first, last) for first, last in pairwise(ends)]
+
+
+def shard_bytes(layout: BankLayout, blocks: range, num_slots: int) -> int:
+    """What a shard holds: tables, `num_slots` optimiser slots of equal size, the cached embedding and the scan copy."""
+    first, last = layout.block_rows(blocks[0])[0], layout.block_rows(blocks[-1])[1]
+    num_rows, num_parts = last - first, int(layout.part_offsets[last] - layout.part_offsets[first])
+    tables = num_rows * sum(layout.row_widths.values()) + num_parts * layout.part_code
+    scan = num_rows * layout.embedding * (2 if layout.learned_embedding else 3)
+    return 4 * (tables * (1 + num_slots) + scan)

@@ -17,6 +17,11 @@ class RowOptimiser:
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
 
+    @property
+    def num_slots(self) -> int:
+        """Arrays of a table's size that it keeps."""
+        return 1 if self.name == "sgd" else 2
+
     def slots(self, table: np.ndarray) -> dict[str, np.ndarray]:
         """Fresh optimiser state of a table [R, W]: arrays with R rows."""
         if self.name == "sgd":

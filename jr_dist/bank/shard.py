@@ -1,51 +1,81 @@
-"""A shard of the bank: whole blocks of per-source codes as a plain object, with the update rule and the proposals."""
+"""A shard of the bank: a run of blocks of per-source codes, with the update rule and the proposals. A plain object."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from jr_dist.bank.layout import BankLayout, initial_block, split_by_block
-from jr_dist.bank.noise import gumbel_noise
+from jr_dist.array_files import read_arrays, write_arrays
+from jr_dist.bank.layout import BankLayout, initial_block
 from jr_dist.bank.optimiser import RowOptimiser
+from jr_dist.bank.scan import Scan, distances, new_scan_copy, scan, set_scan_rows
 
 MINIMUM_WEIGHT = 1e-6  # as in models.retrieval.retrieval_weight
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """The best k sources a shard offers to each target, with their noisy scores, best first."""
+    """What a shard offers to each target, and which embeddings it looked at."""
 
-    rows: np.ndarray  # [B, k] int64
-    scores: np.ndarray  # [B, k] float32: -d^2 / sigma0^2 + Gumbel noise
-    log_total: np.ndarray  # [B] float32: log sum_s exp(-d^2 / sigma0^2) over the shard
-    mean_score: np.ndarray  # [B] float32: mean of -d^2 / sigma0^2 under the shard's softmax, for the entropy of Eq. 1
-    nearest: np.ndarray  # [B] int64: the source of the smallest d^2, without noise
-    nearest_score: np.ndarray  # [B] float32: its -d^2 / sigma0^2
+    best: Scan
+    embedding_version: int  # the step whose encoder made them; -1 where they are learned
+
+
+@dataclass(frozen=True)
+class Update:
+    """What all ranks agree on about the update of a step."""
+
+    rate: float
+    start: Mapping[str, float] = field(default_factory=dict)  # tables that are set to one value before it
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # where touched rows of a table are kept
+
+
+def block_file(block: int) -> str:
+    """File of a block of the bank in a checkpoint."""
+    return f"bank-{block:06d}.safetensors"
 
 
 class BankShard:
-    """Tables, optimiser slots and the scan's copy for some blocks of sources.
+    """Tables, optimiser slots and the scan's copy of the sources of some blocks that follow one another.
 
-    Rows are named by their number in the whole database. Pushes of a step are collected from all ranks and applied
-    once, in rank order: sum_r n_r g_r / sum_r n_r, the mean over all targets of the step.
+    Rows are named by their number in the whole database. `version` is the number of steps applied: the step whose
+    pushes are collected next. When all ranks have pushed, they are applied once, in rank order:
+    sum_r n_r g_r / sum_r n_r, the mean over all targets of the step. Without an `optimiser` the codes are only read.
     """
 
     def __init__(
-        self, layout: BankLayout, blocks: Sequence[int], optimiser: RowOptimiser, *, num_ranks: int = 1
+        self,
+        layout: BankLayout,
+        blocks: range,
+        optimiser: RowOptimiser | None,
+        *,
+        num_ranks: int = 1,
+        num_threads: int = 1,
     ) -> None:
-        self.layout, self.optimiser, self.num_ranks = layout, optimiser, num_ranks
-        self.blocks = sorted(blocks)
-        self.rows = np.concatenate([np.arange(a, b) for _, a, b in split_by_block(layout, self.blocks)])
-        self._part_offsets = np.concatenate([[0], np.cumsum(np.asarray(layout.num_parts, np.int64)[self.rows])])
-        drawn = [initial_block(layout, block) for block in self.blocks]
-        self.tables = {name: np.concatenate([block[name] for block in drawn]) for name in drawn[0]}
-        self.slots = {name: optimiser.slots(table) for name, table in self.tables.items()}
-        self.cached_embedding = None if layout.learned_embedding else np.zeros((len(self.rows), layout.embedding), "f4")
-        self.embedding_version = -1
-        self._pushed: dict[int, tuple[np.ndarray, Mapping[str, np.ndarray], int]] = {}
+        self.layout, self.blocks, self.optimiser = layout, blocks, optimiser
+        self.num_ranks, self.num_threads = num_ranks, num_threads
+        self.version = 0
+        self.first = layout.block_rows(blocks[0])[0]
+        self.last = layout.block_rows(blocks[-1])[1]
+        self._first_part, last_part = (int(layout.part_offsets[row]) for row in (self.first, self.last))
+        num_rows, width = self.last - self.first, layout.embedding
+        # Filled block by block: at a million sources a second copy would be gigabytes.
+        self.tables = {name: np.empty((num_rows, width), np.float32) for name, width in layout.row_widths.items()}
+        self.tables["part_code"] = np.empty((last_part - self._first_part, layout.part_code), np.float32)
+        self.slots = {name: optimiser.slots(table) if optimiser else {} for name, table in self.tables.items()}
+        self.cached_embedding = None if layout.learned_embedding else np.zeros((num_rows, width), np.float32)
+        self._embedding_version = np.full(num_rows, -1)
+        self._scan_copy = new_scan_copy(num_rows, width)
+        self._source_ids = np.arange(self.first, self.last)
+        self._pushed: dict[int, tuple[np.ndarray, Mapping[str, np.ndarray], int, Update]] = {}
+        for block in blocks:
+            drawn = initial_block(layout, block)
+            for name, index in self._places(block).items():
+                self.tables[name][index] = drawn[name]
+            self._rescan(self._places(block)["global_code"])
 
     # ---- soft retrieval -------------------------------------------------------------------------------------------
 
@@ -58,42 +88,38 @@ class BankShard:
         database (the Gumbel-max trick: the order of the noisy logits is that of sequential sampling), and the tables
         never move. queries: [B, D] float32, phi(t).
         """
-        logits = -self.squared_distances(queries) / np.float32(sigma0 * sigma0)
-        noisy = logits + gumbel_noise(seed, step, target_ids, self.rows)
-        k = min(k, len(self.rows))
-        best = np.argpartition(-noisy, k - 1, axis=1)[:, :k]
-        order = np.take_along_axis(noisy, best, 1).argsort(axis=1, kind="stable")[:, ::-1]
-        best = np.take_along_axis(best, order, 1)
-        top = logits.max(axis=1, keepdims=True)
-        weights = np.exp(logits - top)
-        total = weights.sum(1)
-        return Proposal(
-            rows=self.rows[best],
-            scores=np.take_along_axis(noisy, best, 1),
-            log_total=np.log(total) + top[:, 0],
-            mean_score=(weights * logits).sum(1) / total,
-            nearest=self.rows[logits.argmax(1)],
-            nearest_score=top[:, 0],
-        )
+        found = scan(
+            self._scan_copy, self._source_ids, queries, target_ids, k, sigma0,
+            seed=seed, step=step, num_threads=self.num_threads,
+        )  # fmt: skip
+        return Proposal(found, self.embedding_version)
 
     def squared_distances(self, queries: np.ndarray) -> np.ndarray:
-        """d_R^2 of B targets to the shard's sources, [B, S_shard], as two products (see models.retrieval)."""
-        embedding = self.tables["embedding"] if self.layout.learned_embedding else self.cached_embedding
-        square = self._weights() ** 2
-        moved = square * embedding
-        distance = (queries**2) @ square.T - 2.0 * (queries @ moved.T) + (moved * embedding).sum(1)
-        return np.maximum(distance, 0.0)
+        """d_R^2 of B targets to the shard's sources, [B, S_shard] float32."""
+        return distances(self._scan_copy, queries, num_threads=self.num_threads)
 
-    def _weights(self) -> np.ndarray:
-        return 1.0 / (1.0 + np.exp(-self.tables["retrieval_weight"])) + np.float32(MINIMUM_WEIGHT)
+    def nearest(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The source with the smallest d_R^2 to each target, [B] int64 (of equals the first), and that d_R^2, [B]."""
+        squared = self.squared_distances(queries)
+        best = squared.argmin(1)
+        return self._source_ids[best], squared[np.arange(len(best)), best]
+
+    @property
+    def embedding_version(self) -> int:
+        """The step whose encoder made the cached embeddings; -1 before the first and where they are learned."""
+        oldest, newest = int(self._embedding_version.min()), int(self._embedding_version.max())
+        assert oldest == newest, f"embeddings of steps {oldest} to {newest}: a refresh has not ended"
+        return newest
 
     def set_embedding(self, rows: np.ndarray, values: np.ndarray, version: int) -> None:
         """Replace the cached embedding of `rows`; `version` is the step whose encoder made it."""
         assert self.cached_embedding is not None, "a learned embedding has no cache"
-        self.cached_embedding[self._local(rows)] = values
-        self.embedding_version = version
+        local = self._local(rows)
+        self.cached_embedding[local] = values
+        self._embedding_version[local] = version
+        self._rescan(local)
 
-    # ---- pull, push, apply ----------------------------------------------------------------------------------------
+    # ---- pull, push -----------------------------------------------------------------------------------------------
 
     def pull(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Copies of the rows of every table; `part_code` holds the parts of the sources one after another."""
@@ -102,79 +128,120 @@ class BankShard:
         return pulled | {"part_code": self.tables["part_code"][self._local_parts(local)]}
 
     def push(
-        self, step: int, rank: int, rows: np.ndarray, gradients: Mapping[str, np.ndarray], num_targets: int
+        self,
+        step: int,
+        rank: int,
+        rows: np.ndarray,
+        gradients: Mapping[str, np.ndarray],
+        num_targets: int,
+        update: Update,
     ) -> None:
-        """Keep a rank's gradients of its mean loss over `num_targets` targets until `apply`. `rows` are unique."""
-        assert rank not in self._pushed, f"rank {rank} pushed twice in step {step}"
-        assert len(np.unique(rows)) == len(rows), "pushed rows must be unique"
-        self._pushed[rank] = (np.asarray(rows), dict(gradients), num_targets)
+        """Take a rank's gradients of its mean loss over `num_targets` targets; the last rank's push applies them all.
 
-    def apply(self, step: int, rate: float) -> None:
-        """Move the rows that any rank touched by the mean gradient over all targets of the step."""
-        assert len(self._pushed) == self.num_ranks, f"step {step}: {len(self._pushed)} of {self.num_ranks} ranks pushed"
-        pushes = [self._pushed[rank] for rank in sorted(self._pushed)]
-        self._pushed = {}
-        total = sum(num_targets for _, _, num_targets in pushes)
-        rows = np.unique(np.concatenate([pushed for pushed, _, _ in pushes]))
-        if len(rows) == 0:
+        `rows` are unique, and may be none. A push of a step that is applied already is not applied again.
+        """
+        if step < self.version or rank in self._pushed:
             return
+        assert step == self.version, f"push of step {step} to a shard that collects step {self.version}"
+        assert len(np.unique(rows)) == len(rows), "pushed rows must be unique"
+        self._pushed[rank] = (np.asarray(rows), dict(gradients), num_targets, update)
+        if len(self._pushed) == self.num_ranks:
+            self._apply()
+
+    def _apply(self) -> None:
+        assert self.optimiser is not None, "these codes are only read"
+        pushes = [self._pushed[rank] for rank in sorted(self._pushed)]
+        update = pushes[0][3]
+        for name, value in update.start.items():
+            self.tables[name][:] = value
+        total = sum(num_targets for _, _, num_targets, _ in pushes)
+        rows = np.unique(np.concatenate([pushed for pushed, *_ in pushes]))
         local = self._local(rows)
-        for name in sorted({name for _, gradients, _ in pushes for name in gradients}):
+        touched = sorted({name for _, gradients, *_ in pushes for name in gradients}) if len(rows) else []
+        for name in touched:
             index = self._local_parts(local) if name == "part_code" else local
             mean = np.zeros((len(index), self.tables[name].shape[1]), np.float32)
-            for pushed, gradients, num_targets in pushes:
-                if name in gradients:
+            for pushed, gradients, num_targets, _ in pushes:
+                if name in gradients and len(pushed):
                     own = self._local(pushed)
                     own = self._local_parts(own) if name == "part_code" else own
                     mean[np.searchsorted(index, own)] += np.float32(num_targets / total) * gradients[name]
-            self.optimiser.update(self.tables[name], self.slots[name], index, mean, rate)
-
-    def fill(self, name: str, value: float) -> None:
-        """Set a whole table to one value (the learned sigma_k start from a matched scale)."""
-        self.tables[name][:] = value
-
-    def clamp(self, name: str, low: float, high: float) -> None:
-        """Keep a table inside bounds."""
-        np.clip(self.tables[name], low, high, out=self.tables[name])
+            self.optimiser.update(self.tables[name], self.slots[name], index, mean, update.rate)
+            if name in update.bounds:
+                self.tables[name][index] = np.clip(self.tables[name][index], *update.bounds[name])
+        if {"retrieval_weight", "embedding"} & set(touched):
+            self._rescan(local)
+        self._pushed = {}
+        self.version += 1
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
+    def save(self, folder: Path) -> dict[str, str]:
+        """Write every block into `folder`, one file each, so that any number of shards can take them up again.
+
+        Returns the hash of each file.
+        """
+        return {
+            block_file(block): write_arrays(folder / block_file(block), self.block_state(block))
+            for block in self.blocks
+        }
+
+    def load(self, folder: Path, hashes: Mapping[str, str], *, version: int, embedding_version: int) -> None:
+        """Take up the blocks of a checkpoint made after `version` steps.
+
+        Raises `InputError` naming the file that is missing or damaged.
+        """
+        for block in self.blocks:
+            state = read_arrays(folder / block_file(block), hashes.get(block_file(block), ""))
+            self.load_block_state(block, state, embedding_version)
+        self.version = version
+
     def block_state(self, block: int) -> dict[str, np.ndarray]:
         """Everything of one block as named arrays: what its file in a checkpoint holds."""
-        first, last = self.layout.block_rows(block)
-        local = self._local(np.arange(first, last))
-        parts = self._local_parts(local)
         state = {}
-        for name, table in self.tables.items():
-            index = parts if name == "part_code" else local
-            state[name] = table[index]
+        for name, index in self._places(block).items():
+            state[name] = self.tables[name][index]
             state |= {f"{name}.{slot}": values[index] for slot, values in self.slots[name].items()}
-        if self.cached_embedding is not None:
-            state["cached_embedding"] = self.cached_embedding[local]
+            if name == "global_code" and self.cached_embedding is not None:
+                state["cached_embedding"] = self.cached_embedding[index]
         return state
 
     def load_block_state(self, block: int, state: Mapping[str, np.ndarray], embedding_version: int) -> None:
         """Put back what `block_state` gave."""
-        first, last = self.layout.block_rows(block)
-        local = self._local(np.arange(first, last))
-        parts = self._local_parts(local)
-        for name, table in self.tables.items():
-            index = parts if name == "part_code" else local
-            table[index] = state[name]
+        places = self._places(block)
+        for name, index in places.items():
+            self.tables[name][index] = state[name]
             for slot, values in self.slots[name].items():
                 values[index] = state[f"{name}.{slot}"]
+        rows = places["global_code"]
         if self.cached_embedding is not None:
-            self.cached_embedding[local] = state["cached_embedding"]
-        self.embedding_version = embedding_version
+            self.cached_embedding[rows] = state["cached_embedding"]
+        self._embedding_version[rows] = embedding_version
+        self._rescan(rows)
 
     # ---- indices --------------------------------------------------------------------------------------------------
 
+    def _rescan(self, local: np.ndarray | slice) -> None:
+        """Bring the scan's copy of some rows up to date."""
+        local = np.arange(len(self._source_ids))[local] if isinstance(local, slice) else local
+        raw = np.clip(self.tables["retrieval_weight"][local], -80, 80)  # beyond, the sigmoid is 0 or 1 in float32
+        weight = 1.0 / (1.0 + np.exp(-raw)) + np.float32(MINIMUM_WEIGHT)
+        embedding = self.tables["embedding"] if self.cached_embedding is None else self.cached_embedding
+        set_scan_rows(self._scan_copy, local, weight, embedding[local])
+
+    def _places(self, block: int) -> dict[str, slice]:
+        """Where a block lies in each table."""
+        first, last = self.layout.block_rows(block)
+        parts = self.layout.part_offsets[[first, last]] - self._first_part
+        of_rows = slice(first - self.first, last - self.first)
+        return {name: slice(*parts.tolist()) if name == "part_code" else of_rows for name in self.tables}
+
     def _local(self, rows: np.ndarray) -> np.ndarray:
-        local = np.searchsorted(self.rows, rows)
-        assert np.array_equal(self.rows[np.minimum(local, len(self.rows) - 1)], rows), "rows of another shard"
-        return local
+        assert len(rows) == 0 or self.first <= rows.min() <= rows.max() < self.last, "rows of another shard"
+        return np.asarray(rows, np.int64) - self.first
 
     def _local_parts(self, local: np.ndarray) -> np.ndarray:
-        starts, counts = self._part_offsets[local], self._part_offsets[local + 1] - self._part_offsets[local]
+        starts = self.layout.part_offsets[local + self.first] - self._first_part
+        counts = np.diff(self.layout.part_offsets)[local + self.first]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return np.repeat(starts, counts) + within

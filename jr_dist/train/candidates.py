@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from jr_dist.bank.client import Candidates
 from jr_dist.bank.noise import uniform_noise
+from jr_dist.train.draw import Draw
 from jr_dist.train.state import TrainState
+
+if TYPE_CHECKING:  # the stream imports Ray; drawing does not need it
+    from jr_dist.data.streams import TargetBatch
 
 ENCODER_CHUNK = 128
 
 
-def draw_candidates(state: TrainState, encoder_points: Tensor, target_rows: np.ndarray, *, soft: bool) -> Candidates:
+def begin_draw(state: TrainState, batch: TargetBatch, *, soft: bool) -> Draw:
     """K sources without replacement for each of B targets: from P_R (Eq. 1) where `soft`, else uniformly.
 
-    Both draws depend on (seed, step, target) alone, so any rank, any number of shards and a resumed run draw the same.
+    Both draws depend on (seed, step, target) and the bank alone, so any rank, any number of shards and a resumed run
+    draw the same. All ranks call it together: cached embeddings that have grown too old are made anew before.
     """
-    k = state.config.retrieval.num_candidates
-    seed = state.config.train.seed
+    k, seed = state.config.retrieval.num_candidates, state.config.train.seed
     if not soft:
-        return uniform_candidates(len(state.store.ids), k, target_rows, seed=seed, step=state.step)
-    queries = embed(state, encoder_points)
-    return state.bank.propose(queries, target_rows, k, state.config.retrieval.sigma0, seed=seed, step=state.step)
+        return Draw.of(uniform_candidates(len(state.store.ids), k, batch.rows, seed=seed, step=batch.step))
+    if not state.bank.layout.learned_embedding and _age(state) >= state.config.retrieval.refresh_steps:
+        refresh_embeddings(state)
+    queries = embed(state, batch.points[:, : state.config.data.encoder_points])
+    sigma0 = state.config.retrieval.sigma0
+    return Draw(state.bank.begin_propose(queries, batch.rows, k, sigma0, seed=seed, step=batch.step))
+
+
+def _age(state: TrainState) -> int:
+    return state.step - state.bank.embedding_version
 
 
 def uniform_candidates(num_sources: int, k: int, target_rows: np.ndarray, *, seed: int, step: int) -> Candidates:
@@ -47,18 +60,17 @@ def embed(state: TrainState, points: Tensor) -> Tensor:
 def refresh_embeddings(state: TrainState) -> None:
     """Encode every source with the present encoder into the bank's cache, and note the step as its version.
 
-    All ranks call it together: running statistics are averaged first, so that all of them propose from one table.
+    All ranks call it together and each encodes its share of the sources. Running statistics are averaged first, so that
+    all encode alike.
     """
     state.group.average_buffers(state.networks)
     if state.bank.layout.learned_embedding:
         return
-    num_sources, num_points = len(state.store.ids), state.config.data.encoder_points
-    for first in range(0, num_sources, ENCODER_CHUNK):
-        rows = np.arange(first, min(first + ENCODER_CHUNK, num_sources))
+    num_points = state.config.data.encoder_points
+    # Shares are whole chunks, so that a source is encoded in the same company whatever the number of ranks.
+    for first in range(state.group.rank * ENCODER_CHUNK, len(state.store.ids), state.group.world_size * ENCODER_CHUNK):
+        rows = np.arange(first, min(first + ENCODER_CHUNK, len(state.store.ids)))
         points = state.store.geometry(rows, num_points=num_points).points
-        state.bank.shard.set_embedding(rows, embed(state, points).cpu().numpy(), state.step)
-
-
-def embedding_age(state: TrainState) -> int:
-    """Steps since the cached embeddings were made; 0 where embeddings are learned and so never stale."""
-    return 0 if state.bank.layout.learned_embedding else state.step - state.bank.shard.embedding_version
+        state.bank.set_embedding(rows, embed(state, points), state.step)
+    state.group.barrier()
+    state.bank.embedding_version = state.step

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 
-from jr_dist.atomic import atomic_directory
+from jr_dist.array_files import read_arrays, write_arrays
 from jr_dist.config import Config
 from jr_dist.errors import InputError
+from jr_dist.train.draw import Draw
+from jr_dist.train.run_directory import LAST, checkpoint_path, has_checkpoint, new_checkpoint
 from jr_dist.train.state import TrainState
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
+NETWORKS, OPTIMISER, DRAWN = "networks.safetensors", "optimiser.safetensors", "drawn.safetensors"
 # What may differ when a run goes on: where and how it runs, not what it computes.
 FREE_SETTINGS = (
     *("run.", "cluster.", "evaluate.", "bank.num_shards"),
@@ -32,60 +32,81 @@ FREE_SETTINGS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint directory holds, read and checked."""
+    """What a checkpoint directory holds, read and checked; the blocks of the bank stay in their files."""
 
     path: Path
     manifest: dict[str, Any]
     networks: dict[str, np.ndarray]
     optimiser: dict[str, np.ndarray]
-    blocks: tuple[dict[str, np.ndarray], ...]
+    drawn: dict[str, np.ndarray]  # the candidates of the next step, where they are drawn a step ahead
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The hash of each file."""
+        return self.manifest["files"]
 
 
-def save_checkpoint(path: Path, state: TrainState, *, dataset_hash: str) -> None:
-    """Write the whole state aside, then rename it to `path`; an earlier checkpoint there is replaced in one step."""
-    files = {
-        "networks.safetensors": save_arrays(_arrays(state.networks.state_dict())),
-        "optimiser.safetensors": save_arrays(_optimiser_arrays(state.optimiser)),
-    }
-    for block in range(state.bank.layout.num_blocks):
-        files[block_file(block)] = save_arrays(state.bank.shard.block_state(block))
-    manifest = {
-        "schema": SCHEMA,
-        "step": state.step,
-        "method": state.config.train.method,
-        "dataset_hash": dataset_hash,
-        "source_ids": list(state.store.ids),
-        "num_parts": list(state.bank.layout.num_parts),
-        "embedding_version": state.bank.shard.embedding_version,
-        "fit_scale_start": state.fit_scale_start,
-        "validation": state.validation,
-        "best_validation": state.best_validation if np.isfinite(state.best_validation) else None,
-        "config": state.config.model_dump(mode="json"),
-        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-    }
-    with atomic_directory(path, replace=True) as aside:
-        for name, content in files.items():
-            (aside / name).write_bytes(content)
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
+def save_checkpoint(run: Path, names: Sequence[str], state: TrainState, *, dataset_hash: str) -> None:
+    """Make the present state the run's checkpoints `names`: rank 0 writes the dense part, each shard its blocks.
+
+    All ranks call it together. Raises `InputError` and `OSError` as `new_checkpoint` does.
+    """
+    state.group.average_buffers(state.networks)  # what is saved is what every rank goes on with
+    drawn = _gathered(state)
+    if state.group.rank == 0:
+        with new_checkpoint(run, state.step, state.incarnation, names) as aside:
+            arrays = {
+                NETWORKS: _arrays(state.networks.state_dict()),
+                OPTIMISER: _optimiser_arrays(state.optimiser),
+                DRAWN: drawn,
+            }
+            files = {name: write_arrays(aside / name, values) for name, values in arrays.items()}
+            files |= state.bank.save(aside)
+            _check_all_here(aside, files)
+            manifest = {
+                "schema": SCHEMA,
+                "step": state.step,
+                "start": state.incarnation,
+                "method": state.config.train.method,
+                "dataset_hash": dataset_hash,
+                "source_ids": list(state.store.ids),
+                "num_parts": list(state.bank.layout.num_parts),
+                "embedding_version": state.bank.embedding_version,
+                "fit_scale_start": state.fit_scale_start,
+                "validation": state.validation,
+                "best_validation": state.best_validation if np.isfinite(state.best_validation) else None,
+                "config": state.config.model_dump(mode="json"),
+                "files": files,
+            }
+            (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
-def block_file(block: int) -> str:
-    """File of a block of the bank."""
-    return f"bank-{block:05d}.safetensors"
+def _gathered(state: TrainState) -> dict[str, np.ndarray]:
+    """The candidates drawn ahead, of all ranks in rank order: the order of the next step's targets."""
+    if state.upcoming is None:
+        return {}
+    own = state.upcoming.arrays()
+    of_ranks = state.group.gather(list(own.values()))
+    return {name: np.concatenate(values) for name, values in zip(own, zip(*of_ranks, strict=True), strict=True)}
+
+
+def _check_all_here(folder: Path, files: dict[str, str]) -> None:
+    missing = sorted(name for name in files if not (folder / name).is_file())
+    if missing:
+        raise InputError(
+            f"run.path {folder.parent.parent} is not the same directory on all machines: {missing[0]}, which a shard "
+            "wrote there, is not to be seen from the first worker; allowed is a shared file system; name one"
+        )
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read and verify a checkpoint. Raises `InputError` naming the file that is missing or damaged."""
+    path = path.resolve()  # `last` may move on to another directory while we read
     manifest = read_manifest(path)
-    contents = {name: _verified(path / name, digest) for name, digest in manifest["files"].items()}
-    blocks = sorted(name for name in contents if name.startswith("bank-"))
-    return Checkpoint(
-        path=path,
-        manifest=manifest,
-        networks=contents["networks.safetensors"],
-        optimiser=contents["optimiser.safetensors"],
-        blocks=tuple(contents[name] for name in blocks),
+    networks, optimiser, drawn = (
+        read_arrays(path / name, manifest["files"].get(name, "")) for name in (NETWORKS, OPTIMISER, DRAWN)
     )
+    return Checkpoint(path, manifest, networks, optimiser, drawn)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -103,18 +124,35 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def saved_step(run: Path) -> int:
+    """The step of the run's last checkpoint; 0 where there is none."""
+    return read_manifest(checkpoint_path(run, LAST))["step"] if has_checkpoint(run) else 0
+
+
 def restore(state: TrainState, checkpoint: Checkpoint, *, dataset_hash: str) -> None:
-    """Put a checkpoint into a fresh state. Raises `InputError` where it is of another dataset or other settings."""
-    check_same_run(checkpoint.manifest, state.config, list(state.store.ids), dataset_hash, checkpoint.path)
+    """Put a checkpoint into a fresh state; all ranks call it together.
+
+    Raises `InputError` where it is of another dataset or other settings, and for a damaged file.
+    """
+    manifest = checkpoint.manifest
+    check_same_run(manifest, state.config, list(state.store.ids), dataset_hash, checkpoint.path)
     state.networks.load_state_dict({name: torch.from_numpy(values) for name, values in checkpoint.networks.items()})
     _load_optimiser(state.optimiser, checkpoint.optimiser)
-    for block, values in enumerate(checkpoint.blocks):
-        state.bank.shard.load_block_state(block, values, checkpoint.manifest["embedding_version"])
-    state.step = checkpoint.manifest["step"]
-    state.fit_scale_start = checkpoint.manifest["fit_scale_start"]
-    best = checkpoint.manifest["best_validation"]
+    at = {"version": manifest["step"], "embedding_version": manifest["embedding_version"]}
+    if state.group.rank == 0:
+        state.bank.load(checkpoint.path, checkpoint.hashes, **at)
+    state.group.barrier()
+    state.bank.loaded(**at)
+    state.step = manifest["step"]
+    state.fit_scale_start = manifest["fit_scale_start"]
+    best = manifest["best_validation"]
     state.best_validation = float("inf") if best is None else best
-    state.validation = checkpoint.manifest["validation"]
+    state.validation = manifest["validation"]
+    if checkpoint.drawn:
+        batch_size, rank = state.config.train.batch_size, state.group.rank
+        own = {name: values[rank * batch_size : (rank + 1) * batch_size] for name, values in checkpoint.drawn.items()}
+        state.upcoming = Draw.from_arrays(own)
+        state.upcoming.begin_pull(state.bank, state.device)
 
 
 def check_same_run(
@@ -141,20 +179,6 @@ def _compared(tree: dict[str, Any]) -> dict[str, Any]:
     return kept | {
         "train.batch_size times train.num_workers": flat["train.batch_size"] * max(flat["train.num_workers"], 1)
     }
-
-
-def _verified(path: Path, digest: str) -> dict[str, np.ndarray]:
-    try:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise ValueError("its hash differs from the manifest's")
-        return load_arrays(content)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(
-            f"checkpoint file {path} is damaged or missing ({reason}); allowed is the file as it was saved; restore it "
-            "from a copy or resume from another checkpoint"
-        ) from None
 
 
 def _arrays(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -37,7 +37,12 @@ class Group:
         """Mean of the running statistics of batch norm, so that all ranks encode alike."""
         self.average(buffer for buffer in module.buffers() if buffer.is_floating_point())
 
-    def exchange(self, arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    def barrier(self) -> None:
+        """Nobody goes on before all are here."""
+        if self.world_size > 1:
+            dist.all_reduce(torch.zeros(1))
+
+    def gather(self, arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
         """Every rank's arrays, in rank order; the shapes are the same on all ranks."""
         if self.world_size == 1:
             return [list(arrays)]

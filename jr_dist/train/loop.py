@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from jr_dist.bank.client import ShardHandle
 from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset, count_rows, open_dataset, read_targets
 from jr_dist.data.source_store import SourceStore
-from jr_dist.train.candidates import embedding_age, refresh_embeddings
+from jr_dist.train.candidates import begin_draw, refresh_embeddings
 from jr_dist.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from jr_dist.train.group import Group
 from jr_dist.train.journal import Journal
+from jr_dist.train.methods.plan import StepPlan
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.run_directory import BEST, LAST, checkpoint_path, has_checkpoint, keep_metrics_until
 from jr_dist.train.schedule import Schedule, make_schedule
@@ -45,15 +48,17 @@ def run_training(
     start: Path | None,
     report: Report,
     device: str = "cpu",
+    shards: Sequence[ShardHandle] | None = None,
+    incarnation: int = 0,
 ) -> dict[str, Any]:
     """Train from scratch or from the checkpoint `start`, to the end; returns the last validation's metrics.
 
-    Every rank runs it. Only rank 0 writes. After a failure the group starts again from the run's last checkpoint,
-    which is why `run.path` is looked at before `start`.
+    Every rank runs it. Rank 0 and the shards write. After a failure the group starts again from the run's last
+    checkpoint, which is why `run.path` is looked at before `start`. `incarnation` is this start's number (`claim`).
     """
     dataset = open_dataset(config.data.path)
     store = SourceStore.open(dataset, categories=config.data.categories)
-    state = new_state(config, store, group, device)
+    state = new_state(config, store, group, device, shards=shards, incarnation=incarnation)
     num_targets = count_rows(dataset, "train", config.data.categories)
     schedule = make_schedule(config.train, num_targets, group.world_size)
     run = Path(config.run.path)
@@ -65,46 +70,50 @@ def run_training(
     nearest = None if METHODS[config.train.method].trains_retrieval else nearest_undeformed(state, validation_points)
     journal = _journal(run, schedule, state) if group.rank == 0 else nullcontext()
     effective: list[tuple[float, float]] = []  # of P_R and p_fit, in the steps of soft retrieval since a validation
+    ahead = config.bank.lookahead
+    stream = batches(dataset, config, group, state.step, schedule.num_steps - state.step + ahead)
     with journal as log:
-        for batch in batches(dataset, config, group, state.step, schedule.num_steps - state.step):
+        for batch, following in pairwise(stream) if ahead else zip(stream, repeat(None)):
             assert batch.step == state.step, (batch.step, state.step)
-            logged = _one_step(state, schedule, batch)
+            logged = _one_step(state, schedule, batch, following)
             if log is not None:
                 log.step(state.step, logged, rate=schedule.rate(state.step), every=LOG_EVERY)
             if "effective_fit" in logged and not schedule.is_warm_up(state.step):
                 effective.append((logged["effective_candidates"], logged["effective_fit"]))
             step, state.step = state.step, state.step + 1
-            if schedule.ends_period(step, config.train.validate_every):
-                _validate_and_keep(state, validation_points, nearest, run, dataset, effective)
+            names = [LAST] if schedule.ends_period(step, config.train.checkpoint_every) else []
+            validates = schedule.ends_period(step, config.train.validate_every)
+            if validates and _validate(state, validation_points, nearest, effective):
+                names.append(BEST)
+            if names:
+                save_checkpoint(run, names, state, dataset_hash=dataset.hash)
+            if validates:
                 effective.clear()
                 if log is not None:
                     log.validation(step, state.validation)
                 report(state.validation)
-            if schedule.ends_period(step, config.train.checkpoint_every):
-                group.average_buffers(state.networks)  # what is saved is what every rank goes on with
-                if group.rank == 0:
-                    save_checkpoint(checkpoint_path(run, LAST), state, dataset_hash=dataset.hash)
     assert state.step == schedule.num_steps, f"stream ended at step {state.step} of {schedule.num_steps}"
     return state.validation
 
 
-def _one_step(state: TrainState, schedule: Schedule, batch: TargetBatch) -> dict[str, Any]:
-    plan = METHODS[state.config.train.method].plan(
-        state.step, schedule.is_warm_up(state.step), state.config.train.alternate
-    )
-    if plan.soft and embedding_age(state) >= state.config.retrieval.refresh_steps:
-        refresh_embeddings(state)
-    return joint_step(state, batch, plan, schedule.rate(state.step))
+def _one_step(
+    state: TrainState, schedule: Schedule, batch: TargetBatch, following: TargetBatch | None
+) -> dict[str, Any]:
+    draw = state.upcoming or begin_draw(state, batch, soft=_plan(state, schedule, batch.step).soft)
+    # Asked for before this step's gradients are pushed: by the codes that this step starts from, whoever is quicker.
+    state.upcoming = following and begin_draw(state, following, soft=_plan(state, schedule, following.step).soft)
+    return joint_step(state, batch, _plan(state, schedule, batch.step), schedule.rate(batch.step), draw)
 
 
-def _validate_and_keep(
-    state: TrainState,
-    points: torch.Tensor,
-    nearest: np.ndarray | None,
-    run: Path,
-    dataset: Dataset,
-    effective: list[tuple[float, float]],
-) -> None:
+def _plan(state: TrainState, schedule: Schedule, step: int) -> StepPlan:
+    settings = state.config.train
+    return METHODS[settings.method].plan(step, schedule.is_warm_up(step), settings.alternate)
+
+
+def _validate(
+    state: TrainState, points: torch.Tensor, nearest: np.ndarray | None, effective: list[tuple[float, float]]
+) -> bool:
+    """Note what a validation gives; whether it is the best so far."""
     result = validate(state, points, nearest)
     improved = result.chamfer < state.best_validation
     state.best_validation = min(result.chamfer, state.best_validation)
@@ -115,8 +124,7 @@ def _validate_and_keep(
         "n": result.num_targets,
         "uniform_against_uniform": is_flat(state, effective),
     }
-    if improved and state.group.rank == 0:
-        save_checkpoint(checkpoint_path(run, BEST), state, dataset_hash=dataset.hash)
+    return improved
 
 
 def is_flat(state: TrainState, effective: list[tuple[float, float]]) -> bool:

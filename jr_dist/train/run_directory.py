@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from jr_dist.atomic import atomic_write
+from jr_dist.atomic import atomic_directory, atomic_write, sync
 from jr_dist.config import Config
 from jr_dist.errors import InputError
 
@@ -13,6 +20,7 @@ METRICS = "metrics.jsonl"
 CONFIG = "config.yaml"
 BEST = "best"
 LAST = "last"
+STARTS = "starts"
 
 
 def checkpoint_path(run: str | Path, which: str) -> Path:
@@ -57,6 +65,60 @@ def prepare(config: Config) -> Path:
     except OSError as error:
         raise InputError(f"run.path {run} can't be written ({error.strerror}); name a directory that can") from None
     return run
+
+
+def claim(run: Path, reason: str) -> int:
+    """Begin the next start of a run, 1 for the first, and note when, where and why; what an earlier one still writes is
+    refused from now on."""
+    (run / STARTS).mkdir(parents=True, exist_ok=True)
+    when = time.strftime("%Y-%m-%d %H:%M:%S")
+    note = {"reason": reason, "time": when, "host": socket.gethostname(), "pid": os.getpid()}
+    while True:
+        number = newest_start(run) + 1
+        try:
+            with open(run / STARTS / f"{number:04d}.json", "x", encoding="utf-8") as file:
+                json.dump(note, file)
+            return number
+        except FileExistsError:  # somebody else's start came between
+            continue
+
+
+def newest_start(run: Path) -> int:
+    """The number of the newest start; 0 where there was none."""
+    return max((int(path.stem) for path in (run / STARTS).glob("[0-9]*.json")), default=0)
+
+
+@contextmanager
+def new_checkpoint(run: Path, step: int, incarnation: int, names: Sequence[str]) -> Iterator[Path]:
+    """A new directory that becomes the run's checkpoints `names` (`last`, `best`) when the block ends well.
+
+    Until its last moment the old checkpoints are what a restart finds. Raises `InputError` where another start has
+    taken the run over, and `OSError` where the disk is full; then nothing has changed.
+    """
+    folder = run / "checkpoints"
+    path = folder / f"step-{step:08d}-start-{incarnation}"
+    with atomic_directory(path) as aside:
+        yield aside
+        if newest_start(run) != incarnation:
+            raise InputError(
+                f"run.path {run} was started again (start {newest_start(run)}) while this start, {incarnation}, still "
+                "trained; allowed is one at a time; this one ends and leaves the run to the newer"
+            )
+    for name in names:
+        aside = folder / f".{name}.{uuid.uuid4().hex[:8]}"
+        aside.symlink_to(path.name)
+        os.replace(aside, folder / name)
+    sync(folder)
+    _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the checkpoints that no name points to, and what killed writers left."""
+    names = [name for name in (BEST, LAST) if (folder / name).is_symlink()]
+    kept = {*names, *(os.readlink(folder / name) for name in names)}
+    for path in folder.iterdir():
+        if path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def keep_metrics_until(run: Path, step: int) -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from jr_dist.bank.client import BankClient
+from jr_dist.bank.client import BankClient, ShardHandle, local_bank
 from jr_dist.bank.layout import BankLayout
 from jr_dist.bank.optimiser import RowOptimiser
-from jr_dist.bank.shard import BankShard
 from jr_dist.config import Config
 from jr_dist.data.device_geometry import DeviceGeometry
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
 from jr_dist.models.networks import Networks, seeded_networks
+from jr_dist.train.draw import Draw
 from jr_dist.train.group import Group
 
 
@@ -31,12 +31,16 @@ class TrainState:
     optimiser: torch.optim.Optimizer
     group: Group
     device: torch.device
+    #: which start of the run this is; what an earlier one sends or writes is refused
+    incarnation: int = 0
     step: int = 0
     #: log of the sigma from which the learned sigma_k started; None until it is matched
     fit_scale_start: float | None = None
     best_validation: float = float("inf")
     #: what the last validation gave
     validation: dict[str, Any] = field(default_factory=dict)
+    #: the candidates of the next step, where `bank.lookahead` has them drawn a step ahead
+    upcoming: Draw | None = None
     #: sources kept on an accelerator; None where the store's own memory is the device's
     kept_geometry: DeviceGeometry | None = None
 
@@ -49,7 +53,15 @@ def bank_layout(config: Config, num_parts: Iterable[int]) -> BankLayout:
         part_code=config.model.part_code,
         embedding=config.retrieval.embedding,
         learned_embedding=config.retrieval.source_embedding == "code",
+        block_size=config.bank.block_size,
         seed=config.train.seed,
+    )
+
+
+def row_optimiser(config: Config) -> RowOptimiser:
+    """The update rule of the codes, of the same kind as the dense weights' one."""
+    return RowOptimiser(
+        name=config.train.optimizer, momentum=config.train.momentum, weight_decay=config.train.weight_decay
     )
 
 
@@ -66,29 +78,47 @@ def build_networks(config: Config) -> Networks:
     )
 
 
-def new_state(config: Config, store: SourceStore, group: Group, device: torch.device | str = "cpu") -> TrainState:
-    """A run at step 0. Raises `InputError` where K exceeds the database."""
-    num_sources = len(store.ids)
+def check_num_candidates(config: Config, num_sources: int) -> None:
+    """Raise `InputError` where K exceeds the database."""
     if config.retrieval.num_candidates > num_sources:
         raise InputError(
             f"retrieval.num_candidates is {config.retrieval.num_candidates}, but {config.data.path} has {num_sources} "
             f"sources in the chosen categories; allowed is at most {num_sources}; lower it or add sources"
         )
+
+
+def new_state(
+    config: Config,
+    store: SourceStore,
+    group: Group,
+    device: torch.device | str = "cpu",
+    *,
+    shards: Sequence[ShardHandle] | None = None,
+    incarnation: int = 0,
+) -> TrainState:
+    """A run at step 0, with its codes in `shards`; without, in `bank.num_shards` of this process, for one rank.
+
+    Raises `InputError` where K exceeds the database, or there are more shards than blocks.
+    """
+    check_num_candidates(config, len(store.ids))
     device = torch.device(device)
     layout = bank_layout(config, store.num_parts)
-    rule = RowOptimiser(
-        name=config.train.optimizer, momentum=config.train.momentum, weight_decay=config.train.weight_decay
-    )
-    shard = BankShard(layout, range(layout.num_blocks), rule, num_ranks=group.world_size)
+    if shards is None:
+        assert group.world_size == 1, "several ranks share shards that are actors"
+        rule, threads = row_optimiser(config), torch.get_num_threads()
+        bank = local_bank(layout, rule, num_shards=config.bank.num_shards, incarnation=incarnation, num_threads=threads)
+    else:
+        bank = BankClient(layout, shards, rank=group.rank, incarnation=incarnation)
     networks = build_networks(config).to(device)
     return TrainState(
         config=config,
         store=store,
         networks=networks,
-        bank=BankClient(layout, shard, exchange=group.exchange if group.world_size > 1 else None),
+        bank=bank,
         optimiser=dense_optimiser(config, networks),
         group=group,
         device=device,
+        incarnation=incarnation,
         kept_geometry=None
         if device.type == "cpu"
         else DeviceGeometry(store, device, num_points=config.data.num_points),

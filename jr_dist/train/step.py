@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from jr_dist.bank.client import Codes
+from jr_dist.bank.shard import Update
 from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.chamfer import chamfer
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.projection import part_parameters
 from jr_dist.geometry.symmetry import symmetry_loss
 from jr_dist.models.retrieval import effective_number, retrieval_weight, soft_retrieval, squared_distance
-from jr_dist.train.candidates import draw_candidates, embedding_age
+from jr_dist.train.candidates import begin_draw
+from jr_dist.train.draw import Draw
 from jr_dist.train.losses import (
     deformation_loss,
     embedding_loss,
@@ -48,19 +50,24 @@ class Pairs:
     shape: tuple[int, int]  # (B, K)
 
 
-def joint_step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float) -> dict[str, Any]:
-    """Draw candidates, deform them, and move both modules by Eqs. 2 and 4; returns what is worth logging.
+def joint_step(
+    state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, draw: Draw | None = None
+) -> dict[str, Any]:
+    """Deform the candidates drawn, and move both modules by Eqs. 2 and 4; returns what is worth logging.
 
-    The rate is the learning rate of this step, for dense weights and codes alike. Raises `FloatingPointError` where a
+    The rate is the learning rate of this step, for dense weights and codes alike. Without `draw`, the candidates are
+    drawn now. Raises `FloatingPointError` where a
     loss is not finite, before anything has moved.
     """
     config = state.config
+    waited = state.bank.waited
+    draw = draw or begin_draw(state, batch, soft=plan.soft)
     points = batch.points.to(state.device)
     encoder_points = points[:, : config.data.encoder_points]
 
-    candidates = draw_candidates(state, encoder_points, batch.rows, soft=plan.soft)
+    candidates = draw.candidates()
     pairs = pair_up(candidates.rows, state.device)
-    codes = state.bank.pull(pairs.rows, state.device)
+    codes = draw.codes(state.bank, state.device)
     geometry = source_geometry(state, pairs.rows)
 
     # Eq. 2 sends no gradient into the deformation module, so a step of retrieval alone needs none there.
@@ -69,13 +76,14 @@ def joint_step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: floa
         _check_finite(state.step, "deformed points", deformed)
         fitting = chamfer(deformed, points, y_index=pairs.target_index).view(pairs.shape)
 
-    squared = None
+    squared, fit_scale_start = None, state.fit_scale_start
     loss = fitting.new_zeros(())
     logged: dict[str, Tensor | float] = {
         "fit": fitting.detach().mean(),
         "effective_candidates": float(candidates.effective.mean()),
-        "embedding_age": float(embedding_age(state)),
     }
+    if candidates.embedding_version >= 0:
+        logged["embedding_age"] = float(state.step - candidates.embedding_version)
     if plan.retrieval or plan.weighted:
         with nullcontext() if plan.retrieval else torch.no_grad():
             squared = pair_distances(state, codes, geometry, encoder_points, pairs)
@@ -95,7 +103,8 @@ def joint_step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: floa
             "loss_embedding": loss_embedding.detach(),
             "effective_fit": effective_number(fit_probability.detach()).mean(),
         }
-    _move(state, codes, loss, rate, batch_size=len(points))
+    _move(state, codes, loss, rate, batch_size=len(points), first_scale=state.fit_scale_start != fit_scale_start)
+    logged["bank_wait"] = state.bank.waited - waited
     return {name: float(value) for name, value in logged.items()} | {"nearest": candidates.nearest}
 
 
@@ -170,9 +179,8 @@ def probability_of_fit(state: TrainState, codes: Codes, fitting: Tensor, pairs: 
 
 def _start_fit_scale(state: TrainState, codes: Codes, fitting: Tensor) -> None:
     start = torch.tensor(math.log(matched_sigma(fitting, state.config.retrieval.effective_candidates)))
-    state.group.average([start])  # replicas of the bank must start alike
+    state.group.average([start])  # one start for all sources, whichever worker saw which
     state.fit_scale_start = float(start)
-    state.bank.shard.fill("fit_scale", state.fit_scale_start)
     with torch.no_grad():
         codes.fit_scale.fill_(state.fit_scale_start)
 
@@ -184,16 +192,18 @@ def _check_finite(step: int, what: str, values: Tensor) -> None:
         )
 
 
-def _move(state: TrainState, codes: Codes, loss: Tensor, rate: float, *, batch_size: int) -> None:
+def _move(state: TrainState, codes: Codes, loss: Tensor, rate: float, *, batch_size: int, first_scale: bool) -> None:
     _check_finite(state.step, "loss", loss)
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    start = state.fit_scale_start
+    around = {} if start is None else {"fit_scale": (start - FIT_SCALE_RANGE, start + FIT_SCALE_RANGE)}
+    update = Update(rate, start={"fit_scale": start} if first_scale and start is not None else {}, bounds=around)
+    # Codes are on their way, and those of the next step asked for, while the dense weights move.
+    state.bank.push(codes, batch_size, update)
+    if state.upcoming is not None:
+        state.upcoming.begin_pull(state.bank, state.device)
     state.group.average_gradients(state.networks.parameters())
     for group in state.optimiser.param_groups:
         group["lr"] = rate
     state.optimiser.step()
-    most_rows = min(batch_size * state.config.retrieval.num_candidates, len(state.store.ids))
-    state.bank.push_and_apply(state.step, codes, batch_size, rate, most_rows=most_rows)
-    if state.fit_scale_start is not None:
-        start = state.fit_scale_start
-        state.bank.shard.clamp("fit_scale", start - FIT_SCALE_RANGE, start + FIT_SCALE_RANGE)

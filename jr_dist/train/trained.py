@@ -10,15 +10,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from jr_dist.bank.client import BankClient
-from jr_dist.bank.optimiser import RowOptimiser
-from jr_dist.bank.shard import BankShard
+from jr_dist.bank.client import BankClient, local_bank
 from jr_dist.config import Config
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
 from jr_dist.geometry.projection import part_parameters
 from jr_dist.models.networks import Networks
-from jr_dist.train.checkpoint import load_checkpoint
+from jr_dist.train.checkpoint import Checkpoint, load_checkpoint
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.run_directory import BEST, LAST, checkpoint_path, has_checkpoint
 from jr_dist.train.state import bank_layout, build_networks
@@ -111,7 +109,7 @@ def load_run(path: str | Path, device: str = "cpu") -> TrainedModel:
         source_ids=tuple(manifest["source_ids"]),
         step=manifest["step"],
         networks=networks,
-        bank=_bank(config, manifest, checkpoint.blocks),
+        bank=_bank(config, checkpoint),
         device=torch.device(device),
     )
 
@@ -127,12 +125,17 @@ def _settings(manifest: dict, run: Path) -> Config:
         ) from None
 
 
-def _bank(config: Config, manifest: dict, blocks: tuple[dict[str, np.ndarray], ...]) -> BankClient:
-    layout = bank_layout(config, manifest["num_parts"])
-    shard = BankShard(layout, range(layout.num_blocks), RowOptimiser(config.train.optimizer))
-    for block, values in enumerate(blocks):
-        shard.load_block_state(block, values, manifest["embedding_version"])
-    return BankClient(layout, shard)
+def _bank(config: Config, checkpoint: Checkpoint) -> BankClient:
+    """The codes of the checkpoint, to be read: without the optimiser's slots."""
+    manifest = checkpoint.manifest
+    bank = local_bank(bank_layout(config, manifest["num_parts"]), None, num_threads=torch.get_num_threads())
+    bank.load(
+        checkpoint.path,
+        checkpoint.hashes,
+        version=manifest["step"],
+        embedding_version=manifest["embedding_version"],
+    )
+    return bank
 
 
 def _in_chunks(encoder: torch.nn.Module, points: Tensor, device: torch.device) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,25 +12,30 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from jr_dist.cluster import connect
+from jr_dist.bank.actors import SHARD_CPUS, running_shards
+from jr_dist.bank.layout import BankLayout, cut
+from jr_dist.cluster import connect, is_own_cluster
 from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset, count_rows, open_dataset, require_rows
 from jr_dist.data.source_store import SourceStore
 from jr_dist.data.step_plan import StepPlan, step_plan
 from jr_dist.data.streams import TargetBatch, local_target_batches, target_batches
 from jr_dist.errors import InputError
-from jr_dist.train.checkpoint import check_same_run, read_manifest
+from jr_dist.train.checkpoint import check_same_run, read_manifest, saved_step
 from jr_dist.train.group import Group
 from jr_dist.train.loop import run_training
 from jr_dist.train.methods.registry import METHODS
-from jr_dist.train.run_directory import LAST, checkpoint_path, prepare, start_point
+from jr_dist.train.recovery import NO_ROOM, Failure, after_failure, failure_of
+from jr_dist.train.run_directory import LAST, checkpoint_path, claim, prepare, start_point
 from jr_dist.train.schedule import Schedule, make_schedule
-from jr_dist.train.state import new_state
+from jr_dist.train.state import bank_layout, check_num_candidates, row_optimiser
 
-MAX_FAILURES = 3
+#: half a processor each leaves room for the streams' tasks on a machine of two
+WORKER_CPUS = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,20 +49,27 @@ class TrainResult:
 def train(config: Config, *, side_by_side: int = 1) -> TrainResult:
     """Train `config.train.method` on `config.data.path` and leave the run in `config.run.path`.
 
-    With `train.num_workers` 0 the loop runs in this process, without Ray; with W > 0, Ray Train starts W workers and
-    starts them again from the last checkpoint when one dies. `side_by_side` runs share the processors. Raises
-    `InputError` for wrong settings or data, before anything is started or written.
+    With `train.num_workers` 0 the loop runs in this process, without Ray; with W > 0, Ray Train starts W workers, and
+    starts them again from the last checkpoint when something dies (`recovery`). `side_by_side` runs share the
+    processors. Raises `InputError` for wrong settings or data, before anything is started or written.
     """
     config = with_absolute_paths(config)
     check(config)
     start = start_point(config)
     run = prepare(config)
-    if config.train.num_workers == 0:
-        device = _device(config)
-        metrics = run_training(config, Group(), _local, start=start, report=lambda _: None, device=device)
-    else:
-        with connect(config.cluster):
-            metrics = _train_on_ray(config, run, start, side_by_side)
+    try:
+        if config.train.num_workers == 0:
+            metrics = _train_here(config, run, start)
+        else:
+            with connect(config.cluster):
+                metrics = _train_on_ray(config, run, start, side_by_side)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise InputError(
+            f"run.path {run} has no room for a checkpoint ({error.strerror}); the last one, of step {saved_step(run)}, "
+            "is whole; make room and start the same command again: it goes on from there"
+        ) from error
     if metrics.get("uniform_against_uniform"):
         print(
             f"{METHODS[config.train.method].title}: WARNING retrieval learned nothing: P_R and p_fit are both uniform, "
@@ -117,11 +131,13 @@ def check(config: Config) -> None:
     require_rows(dataset, "val", config.data.categories)
     num_targets = count_rows(dataset, "train", config.data.categories)
     schedule = make_schedule(config.train, num_targets, max(config.train.num_workers, 1))
-    state = new_state(config, SourceStore.open(dataset, categories=config.data.categories), Group())
+    store = SourceStore.open(dataset, categories=config.data.categories, num_points=1)
+    check_num_candidates(config, len(store.ids))
+    cut(bank_layout(config, store.num_parts), config.bank.num_shards)
     start = start_point(config)
     if start is not None:
         manifest = read_manifest(start)
-        check_same_run(manifest, config, list(state.store.ids), dataset.hash, start)
+        check_same_run(manifest, config, list(store.ids), dataset.hash, start)
         check_steps_left(manifest["step"], schedule, start, goes_on=start == checkpoint_path(config.run.path, LAST))
 
 
@@ -139,36 +155,101 @@ def threads_of_a_worker(num_cpus: float, num_workers: int, side_by_side: int) ->
     return max(1, int(num_cpus) // (num_workers * side_by_side))
 
 
-def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: int) -> dict[str, Any]:
-    use_gpu = config.train.device == "cuda" or (config.train.device == "auto" and _cluster_has_gpus())
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={
-            "config": config.model_dump(mode="json"),
-            "start": None if start is None else str(start),
-            "threads": threads_of_a_worker(
-                ray.cluster_resources().get("CPU", 1), config.train.num_workers, side_by_side
-            ),
-        },
-        # Half a processor each leaves room for the streams' tasks on a machine of two.
-        scaling_config=ScalingConfig(
-            num_workers=config.train.num_workers, use_gpu=use_gpu, resources_per_worker=_resources(use_gpu)
-        ),
-        # Codes travel between ranks in host memory, dense gradients where the weights are.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
-        run_config=RunConfig(
-            name="ray-train",
-            storage_path=str(run),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-        ),
+def _train_here(config: Config, run: Path, start: Path | None) -> dict[str, Any]:
+    return run_training(
+        config,
+        Group(),
+        _local,
+        start=start,
+        report=lambda _: None,
+        device=_device(config),
+        incarnation=claim(run, "started without Ray"),
     )
-    metrics = trainer.fit().return_value
+
+
+def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: int) -> dict[str, Any]:
+    """Attempts until one ends well, each a new start of the run from its last checkpoint."""
+    title, reason = METHODS[config.train.method].title, "started"
+    failures: list[Failure] = []
+    _check_capacity(config)
+    while True:
+        incarnation = claim(run, reason)
+        try:
+            return _attempt(config, run, start, side_by_side, incarnation)
+        except (TrainingFailedError, RayError) as error:
+            failures.append(failure_of(error, saved_step(run)))
+        decision = after_failure(failures)
+        reason = f"start {incarnation} failed; {decision.reason}"
+        print(f"{title}: {reason}", flush=True)
+        if not decision.go_on:
+            cause = failures[-1].cause
+            if failures[-1].kind != "lost":
+                raise cause
+            raise RuntimeError(
+                f"training stopped: {decision.reason}; the checkpoint is whole: mend the cause and start the same "
+                "command again"
+            ) from cause
+        time.sleep(decision.seconds)
+
+
+def _attempt(config: Config, run: Path, start: Path | None, side_by_side: int, incarnation: int) -> dict[str, Any]:
+    """One start: the shards where there are several workers or shards, and the workers."""
+    settings, num_shards = config.train, config.bank.num_shards
+    num_cpus = ray.cluster_resources().get("CPU", 1)
+    alone = settings.num_workers == num_shards == 1
+    threads = threads_of_a_worker(num_cpus, settings.num_workers + (0 if alone else num_shards), side_by_side)
+    shards = nullcontext() if alone else running_shards(
+        _layout(config), num_shards, row_optimiser(config),
+        num_ranks=settings.num_workers, num_threads=threads, incarnation=incarnation, run=str(run),
+    )  # fmt: skip
+    use_gpu = settings.device == "cuda" or (settings.device == "auto" and _cluster_has_gpus())
+    with shards as handles:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={
+                "config": config.model_dump(mode="json"),
+                "start": None if start is None else str(start),
+                "threads": threads,
+                "shards": handles,
+                "incarnation": incarnation,
+            },
+            scaling_config=ScalingConfig(
+                num_workers=settings.num_workers, use_gpu=use_gpu, resources_per_worker=_resources(use_gpu)
+            ),
+            # Codes travel in host memory, dense gradients where the weights are.
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
+            run_config=RunConfig(
+                name=f"ray-train-{incarnation}",
+                storage_path=str(run),
+                # Whether to start again is decided here: workers and shards begin anew together.
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
+            ),
+        )
+        metrics = trainer.fit().return_value
     assert metrics is not None, "rank 0 returns the last validation"
     return metrics
 
 
+def _layout(config: Config) -> BankLayout:
+    store = SourceStore.open(open_dataset(config.data.path), categories=config.data.categories, num_points=1)
+    return bank_layout(config, store.num_parts)
+
+
+def _check_capacity(config: Config) -> None:
+    """A cluster of this machine does not grow: what does not fit would wait for ever."""
+    workers, shards = config.train.num_workers, config.bank.num_shards
+    needed = workers * WORKER_CPUS + (0 if workers == shards == 1 else shards * SHARD_CPUS)
+    there = ray.cluster_resources().get("CPU", 0)
+    if is_own_cluster(config.cluster) and needed > there:
+        raise InputError(
+            f"train.num_workers {workers} and bank.num_shards {shards} ask for {needed:g} processors: {WORKER_CPUS:g} "
+            f"a worker, {SHARD_CPUS:g} a shard; allowed is {there:g}, what the cluster started here has; lower one of "
+            "them, or raise cluster.num_cpus"
+        )
+
+
 def _resources(use_gpu: bool) -> dict[str, float]:
-    return {"CPU": 0.5, "GPU": 1} if use_gpu else {"CPU": 0.5}
+    return {"CPU": WORKER_CPUS, "GPU": 1} if use_gpu else {"CPU": WORKER_CPUS}
 
 
 def _cluster_has_gpus() -> bool:
@@ -189,6 +270,8 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
         start=start,
         report=ray.train.report,
         device=str(get_device()),
+        shards=settings["shards"],
+        incarnation=settings["incarnation"],
     )
 
 

@@ -30,28 +30,31 @@ def validate(state: TrainState, points: Tensor, nearest_undeformed: np.ndarray |
     """Retrieve the nearest source in d_R for each target [T, N, 3], deform it, and measure.
 
     A method without retrieval (DF) is given `nearest_undeformed` [T], the source nearest before deformation, as R+DF
-    will use it.
+    will use it. All ranks call it together; each measures its share of the targets, and all return the same.
     """
     if nearest_undeformed is None:
         refresh_embeddings(state)
     else:
         state.group.average_buffers(state.networks)
     state.networks.eval()
-    encoder_points = points[:, : state.config.data.encoder_points]
-    if nearest_undeformed is None:
-        rows = state.bank.squared_distances(embed(state, encoder_points)).argmin(1).numpy()
-    else:
-        rows = nearest_undeformed
-    total = 0.0
-    for first in range(0, len(points), CHUNK):
-        targets = points[first : first + CHUNK].to(state.device)
-        pairs = pair_up(rows[first : first + CHUNK, None], state.device)
+    values, rows = np.zeros(len(points)), np.zeros(len(points), np.int64)
+    for first in range(state.group.rank * CHUNK, len(points), state.group.world_size * CHUNK):
+        own = slice(first, first + CHUNK)
+        targets = points[own].to(state.device)
+        encoder_points = targets[:, : state.config.data.encoder_points]
+        if nearest_undeformed is None:
+            rows[own] = state.bank.nearest(embed(state, encoder_points))
+        else:
+            rows[own] = nearest_undeformed[own]
+        pairs = pair_up(rows[own, None], state.device)
         codes = state.bank.pull(pairs.rows, state.device)
         geometry = source_geometry(state, pairs.rows)
-        deformed = deform_pairs(state, codes, geometry, targets[:, : state.config.data.encoder_points], pairs)
-        total += float(chamfer(deformed, targets).double().sum())
+        deformed = deform_pairs(state, codes, geometry, encoder_points, pairs)
+        values[own] = chamfer(deformed, targets).double().cpu().numpy()
     state.networks.train()
-    return Validation(total / len(points), len(np.unique(rows)), len(points))
+    # Each rank left the others' targets at zero.
+    values, rows = (np.sum(shares, axis=0) for shares in zip(*state.group.gather([values, rows]), strict=True))
+    return Validation(float(values.mean()), len(np.unique(rows)), len(points))
 
 
 def nearest_undeformed(state: TrainState, points: Tensor) -> np.ndarray:

@@ -1,0 +1,120 @@
+"""The shards of the bank as Ray actors: thin shells around `ShardDesk`.
+
+They belong to the process that starts them and end with it. An actor that dies is not started again by Ray: it would
+come back without what it had acknowledged. Whoever started the shards starts all of them anew, from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from jr_dist.bank.client import Answer
+from jr_dist.bank.desk import Request, ShardDesk
+from jr_dist.bank.layout import BankLayout, cut, shard_bytes
+from jr_dist.bank.optimiser import RowOptimiser
+from jr_dist.bank.shard import BankShard
+
+#: a shard rests while the workers compute, and computes while they wait for it
+SHARD_CPUS = 0.5
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class ShardActor:
+    """A shard in a process of its own. Requests wait inside while the shard is not yet at their step."""
+
+    def __init__(
+        self,
+        layout: BankLayout,
+        blocks: range,
+        optimiser: RowOptimiser,
+        *,
+        num_ranks: int,
+        num_threads: int,
+        incarnation: int,
+    ) -> None:
+        shard = BankShard(layout, blocks, optimiser, num_ranks=num_ranks, num_threads=num_threads)
+        self._desk = ShardDesk(shard, incarnation)
+
+    async def call(self, request: Request) -> Any:
+        """What the shard answers, when its turn has come."""
+        answer = asyncio.get_running_loop().create_future()
+        self._desk.submit(request, answer.set_result, answer.set_exception)
+        return await answer
+
+    async def is_up(self) -> bool:
+        """Answers once the tables are made."""
+        return True
+
+
+@dataclass(frozen=True)
+class RemoteShard:
+    """A `ShardActor` as `BankClient` sees it."""
+
+    actor: Any
+
+    def send(self, request: Request) -> Answer:
+        """Hand the request over; doesn't wait."""
+        return _Reference(self.actor.call.remote(request))
+
+
+@dataclass(frozen=True)
+class _Reference:
+    reference: Any
+
+    def result(self) -> Any:
+        return ray.get(self.reference)
+
+
+@contextmanager
+def running_shards(
+    layout: BankLayout,
+    num_shards: int,
+    optimiser: RowOptimiser,
+    *,
+    num_ranks: int,
+    num_threads: int,
+    incarnation: int,
+    run: str,
+) -> Iterator[list[RemoteShard]]:
+    """Start the shards of a run, in the order of their rows, and end them with the block.
+
+    Waits until all have their tables, saying now and then for how many. Raises `InputError` for more shards than
+    blocks, and what Ray raises where a shard can't be made.
+    """
+    actor_class = ray.remote(num_cpus=SHARD_CPUS, max_restarts=0, max_task_retries=0)(ShardActor)
+    num_slots = optimiser.num_slots
+    actors = [
+        actor_class.options(
+            name=f"{run} start {incarnation} shard {number} of {num_shards}",
+            memory=shard_bytes(layout, blocks, num_slots),
+            scheduling_strategy="SPREAD",
+        ).remote(layout, blocks, optimiser, num_ranks=num_ranks, num_threads=num_threads, incarnation=incarnation)
+        for number, blocks in enumerate(cut(layout, num_shards))
+    ]
+    try:
+        _wait_for(actors)
+        yield [RemoteShard(actor) for actor in actors]
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def _wait_for(actors: list[Any]) -> None:
+    pending = [actor.is_up.remote() for actor in actors]
+    started = time.monotonic()
+    while pending:
+        up, pending = ray.wait(pending, num_returns=len(pending), timeout=_SECONDS_BETWEEN_LINES)
+        ray.get(up)
+        if pending:
+            print(
+                f"bank: {len(pending)} of {len(actors)} shards not up after {time.monotonic() - started:.0f} s; each "
+                f"asks the cluster for {SHARD_CPUS:g} processors and its memory (`--dry-run` says how much)",
+                flush=True,
+            )
