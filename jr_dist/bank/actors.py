@@ -90,7 +90,7 @@ def running_shards(
     """
     actor_class = ray.remote(num_cpus=SHARD_CPUS, max_restarts=0, max_task_retries=0)(ShardActor)
     num_slots = optimiser.num_slots
-    actors = [
+    actors: list[Any] = [
         actor_class.options(
             name=f"{run} start {incarnation} shard {number} of {num_shards}",
             memory=shard_bytes(layout, blocks, num_slots),

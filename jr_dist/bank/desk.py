@@ -60,8 +60,10 @@ class ShardDesk:
 
     def _serve_one(self) -> bool:
         for rank, number in enumerate(self._next):
-            request, answer, fail = self._waiting.get((rank, number), (None, None, None))
-            if request is None or self.shard.version < request.version:
+            if (rank, number) not in self._waiting:
+                continue
+            request, answer, fail = self._waiting[rank, number]
+            if self.shard.version < request.version:
                 continue
             del self._waiting[rank, number]
             self._next[rank] += 1
