@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
-from jr_dist.bank.layout import BankLayout
+import numpy as np
+from torch import nn
+
+from jr_dist.bank.actors import SHARD_CPUS
+from jr_dist.bank.layout import BankLayout, cut, shard_bytes
+from jr_dist.bank.optimiser import RowOptimiser
+from jr_dist.bank.shard import block_file
 from jr_dist.config import Config
+from jr_dist.data import source_store
 from jr_dist.data.dataset import count_rows, open_dataset
-from jr_dist.data.source_store import SourceStore
+from jr_dist.models.networks import Networks
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.schedule import make_schedule
-from jr_dist.train.state import bank_layout, build_networks
+from jr_dist.train.state import bank_layout, build_networks, row_optimiser
+from jr_dist.train.trainer import WORKER_CPUS
 
-FLOAT = 4
+FLOAT, LONG = 4, 8
+POINT_BYTES = 3 * FLOAT + 2  # a place, and the part as int16
+DENSE_FILES = 4  # networks, optimiser, candidates drawn ahead, manifest
 
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """Counts and bytes of a run."""
+    """Counts and bytes of a run. Messages are counted as the arrays in them."""
 
     method: str
     num_sources: int
@@ -26,59 +37,129 @@ class TrainPlan:
     num_steps: int
     pairs_a_step: int
     network_parameters: int
-    bank_bytes: int
-    push_bytes: int
+    num_shards: int
+    in_actors: bool  # a shard is a process of its own; else all are in the one process that trains
+    blocks_a_shard: int  # of the largest
+    rows_a_shard: int  # of the largest
+    shard_bytes: int  # of the largest
+    rows_a_step: int  # sources that a worker pulls and pushes in a step, at most
+    code_bytes: int  # of their codes: pulled, and as many pushed
+    proposal_bytes: int  # between a worker and all shards in a step of soft retrieval
+    gradient_bytes: int  # of dense weights, averaged over the workers in a step
     geometry_bytes: int
+    geometry_mapped: bool  # from a file that all processes of a machine share; else each worker holds it
+    num_cpus: float  # asked of the cluster
     checkpoint_bytes: int
+    checkpoint_files: int
 
     def __str__(self) -> str:
-        mega = 1e6
+        workers = self.num_workers or "none: in this process, without Ray"
+        asked = f"{self.num_cpus:g} of the cluster ({WORKER_CPUS:g} a worker"
+        asked += f", {SHARD_CPUS:g} a shard)" if self.in_actors else ")"
+        where = "in actors" if self.in_actors else "in the process that trains"
+        lies = "mapped from a file that the workers of a machine share" if self.geometry_mapped else "a worker"
         return "\n".join(
             [
                 f"method            {METHODS[self.method].title}",
                 f"database          {self.num_sources} sources, {self.num_targets} training targets",
-                f"workers           {self.num_workers or 'none: in this process, without Ray'}",
+                f"workers           {workers}",
+                *([f"processors        {asked}"] if self.num_workers else []),
                 f"steps             {self.num_steps}, {self.pairs_a_step} pairs each",
-                f"networks          {self.network_parameters / mega:.2f} M parameters",
-                f"bank              {self.bank_bytes / mega:.1f} MB a replica (tables, optimiser slots, scan copy)",
-                f"gradients of rows {self.push_bytes / mega:.2f} MB a step and worker, at most",
-                f"geometry          {self.geometry_bytes / mega:.1f} MB a worker",
-                f"a checkpoint      {self.checkpoint_bytes / mega:.1f} MB, two are kept",
+                f"networks          {self.network_parameters / 1e6:.2f} M parameters",
+                f"bank              {self.num_shards} shard(s) {where}",
+                f"a shard           {self.blocks_a_shard} block(s), {self.rows_a_shard} sources, "
+                f"{_size(self.shard_bytes)} of memory, at most",
+                f"codes             {_size(self.code_bytes)} pulled and as much pushed a step and worker: "
+                f"{self.rows_a_step} sources, at most",
+                f"proposals         {_size(self.proposal_bytes)} a step and worker, queries and answers",
+                f"dense gradients   {_size(self.gradient_bytes)} all-reduced a step",
+                f"geometry          {_size(self.geometry_bytes)} {lies}",
+                f"a checkpoint      {_size(self.checkpoint_bytes)} in {self.checkpoint_files} files; two are kept, and "
+                "a third while it is written",
             ]
         )
 
 
 def plan_training(config: Config) -> TrainPlan:
-    """The plan of `jr-dist train --dry-run`. Raises `InputError` like the run itself would."""
+    """The plan of `jr-dist train --dry-run`, without points and without a bank. Raises `InputError` like the run."""
     dataset = open_dataset(config.data.path)
-    store = SourceStore.open(dataset, categories=config.data.categories)
-    workers = max(config.train.num_workers, 1)
+    store = source_store.SourceStore.open(dataset, categories=config.data.categories, num_points=1)
+    settings, k, num_sources = config.train, config.retrieval.num_candidates, len(store.ids)
+    workers, num_shards = max(settings.num_workers, 1), config.bank.num_shards
     num_targets = count_rows(dataset, "train", config.data.categories)
-    schedule = make_schedule(config.train, num_targets, workers)
-    layout = bank_layout(config, store.num_parts)
-    parameters = sum(parameter.numel() for parameter in build_networks(config).parameters())
-    copies = 3 if config.train.optimizer == "adam" else 2
-    bank = copies * _table_floats(layout, layout.num_sources) * FLOAT
-    bank += 0 if layout.learned_embedding else layout.num_sources * layout.embedding * FLOAT
-    pairs = config.train.batch_size * config.retrieval.num_candidates
-    points = dataset.num_points
-    # points and canonical coordinates (3 + 3 floats) and a part index of 8 bytes a point
-    geometry = len(store.ids) * points * (6 * FLOAT + 8)
+    layout, rule = bank_layout(config, store.num_parts), row_optimiser(config)
+    shards = cut(layout, num_shards)
+    largest = max(shards, key=lambda blocks: shard_bytes(layout, blocks, rule.num_slots))
+    in_actors = settings.num_workers > 0 and not settings.num_workers == num_shards == 1
+    soft = METHODS[settings.method].plan(0, False, settings.alternate).soft
+    networks = build_networks(config)
+    moved = sum(parameter.nbytes for parameter in trained_parameters(networks, settings.method))
+    rows = min(settings.batch_size * k, num_sources)
+    geometry = num_sources * dataset.num_points * POINT_BYTES
     return TrainPlan(
-        method=config.train.method,
-        num_sources=len(store.ids),
+        method=settings.method,
+        num_sources=num_sources,
         num_targets=num_targets,
-        num_workers=config.train.num_workers,
-        num_steps=schedule.num_steps,
-        pairs_a_step=pairs * workers,
-        network_parameters=parameters,
-        bank_bytes=bank,
-        push_bytes=_table_floats(layout, min(pairs, layout.num_sources)) * FLOAT,
+        num_workers=settings.num_workers,
+        num_steps=make_schedule(settings, num_targets, workers).num_steps,
+        pairs_a_step=settings.batch_size * k * workers,
+        network_parameters=sum(parameter.numel() for parameter in networks.parameters()),
+        num_shards=num_shards,
+        in_actors=in_actors,
+        blocks_a_shard=max(map(len, shards)),
+        rows_a_shard=max(layout.block_rows(blocks[-1])[1] - layout.block_rows(blocks[0])[0] for blocks in shards),
+        shard_bytes=shard_bytes(layout, largest, rule.num_slots),
+        rows_a_step=rows,
+        code_bytes=code_bytes(layout, rows),
+        proposal_bytes=proposal_bytes(layout, num_shards, settings.batch_size, k) if soft else 0,
+        gradient_bytes=moved if workers > 1 else 0,
         geometry_bytes=geometry,
-        checkpoint_bytes=bank + copies * parameters * FLOAT,
+        geometry_mapped=geometry > source_store.IN_MEMORY_BYTES,
+        num_cpus=settings.num_workers * WORKER_CPUS + (num_shards * SHARD_CPUS if in_actors else 0),
+        checkpoint_bytes=bank_file_bytes(layout, rule)
+        + sum(values.nbytes for values in networks.state_dict().values())
+        + rule.num_slots * moved
+        + config.bank.lookahead * workers * settings.batch_size * (k + 3) * LONG
+        + _manifest_bytes(config, store.ids, layout),
+        checkpoint_files=layout.num_blocks + DENSE_FILES,
     )
 
 
-def _table_floats(layout: BankLayout, num_rows: int) -> int:
-    parts = int(layout.part_offsets[-1] * num_rows / layout.num_sources)
-    return num_rows * sum(layout.row_widths.values()) + parts * layout.part_code
+def code_bytes(layout: BankLayout, num_rows: int) -> int:
+    """The codes of `num_rows` sources, those with the most parts."""
+    parts = int(np.sort(layout.num_parts)[-num_rows:].sum())
+    return (num_rows * sum(layout.row_widths.values()) + parts * layout.part_code) * FLOAT
+
+
+def proposal_bytes(layout: BankLayout, num_shards: int, num_targets: int, num_candidates: int) -> int:
+    """What a worker sends to all shards for the candidates of B targets, and what they answer."""
+    query = layout.embedding * FLOAT + LONG
+    # of each candidate its id and score; of each target the nearest source with its score, and two sums
+    answer = num_candidates * (LONG + FLOAT) + LONG + 3 * FLOAT
+    return num_shards * num_targets * (query + answer)
+
+
+def bank_file_bytes(layout: BankLayout, rule: RowOptimiser) -> int:
+    """The blocks of a checkpoint: tables, slots, adam's counts a row, the cached embedding."""
+    num_rows, num_parts = layout.num_sources, int(layout.part_offsets[-1])
+    tables = num_rows * sum(layout.row_widths.values()) + num_parts * layout.part_code
+    counts = num_rows * len(layout.row_widths) + num_parts if rule.name == "adam" else 0
+    cached = 0 if layout.learned_embedding else num_rows * layout.embedding
+    return FLOAT * (tables * (1 + rule.num_slots) + counts + cached)
+
+
+def trained_parameters(networks: Networks, method: str) -> list[nn.Parameter]:
+    """The dense weights that a method moves: those that have gradients and optimiser slots."""
+    idle = set() if METHODS[method].trains_retrieval else set(networks.retrieval_encoder.parameters())
+    return [parameter for parameter in networks.parameters() if parameter not in idle]
+
+
+def _manifest_bytes(config: Config, ids: tuple[str, ...], layout: BankLayout) -> int:
+    # What grows with the database, or is long.
+    files = {block_file(block): "0" * 64 for block in range(layout.num_blocks)}
+    content = {"source_ids": ids, "num_parts": layout.num_parts, "files": files, "config": config.model_dump()}
+    return len(json.dumps(content, indent=1))
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3g} MB"
