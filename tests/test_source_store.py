@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from test_part_mesh import plain_box
 
-from jr_dist.data import decoded
+from jr_dist.data import decoded, recent_projections, source_store
 from jr_dist.data.build import build_source
 from jr_dist.data.dataset import open_dataset, read_sources, write_dataset
 from jr_dist.data.part_mesh import PartMesh, concatenated, from_glb, to_glb
@@ -44,8 +47,9 @@ def dataset(tmp_path_factory):
 def opened(request, dataset, tmp_path, monkeypatch):
     """Opens stores either way."""
     monkeypatch.setenv("JR_SCRATCH", str(tmp_path / "scratch"))
-    limit = {} if request.param == "in memory" else {"in_memory_bytes": 0}
-    return lambda *arguments, **options: SourceStore.open(dataset, *arguments, **options, **limit)
+    if request.param == "mapped":
+        monkeypatch.setattr(source_store, "IN_MEMORY_BYTES", 0)
+    return partial(SourceStore.open, dataset)
 
 
 def test_batches_hold_the_records(opened):
@@ -72,6 +76,35 @@ def test_batches_hold_the_records(opened):
         np.testing.assert_array_equal(batch.projection[m], expected.astype(np.float32))
         q = (source.points - source.centre[source.part_index]) / source.half_extent[source.part_index]
         np.testing.assert_array_equal(batch.canonical[m], q)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_projections_are_the_same_however_few_are_kept(dataset, monkeypatch, data):
+    kept = data.draw(st.integers(0, 12))
+    whole = SourceStore.open(dataset).geometry(np.arange(9)).projection
+    monkeypatch.setattr(recent_projections, "MAX_BYTES", kept * whole[0].nbytes)
+    store = SourceStore.open(dataset)
+    assert len(store._projections._kept) == min(kept, 9)
+    for rows in data.draw(st.lists(st.lists(st.integers(0, 8), max_size=12), max_size=8)):
+        assert torch.equal(store.geometry(rows).projection, whole[rows])
+
+
+def test_kept_projections_are_made_once(dataset, monkeypatch):
+    store, made = SourceStore.open(dataset), []
+    monkeypatch.setattr(
+        recent_projections, "axis_projections", lambda *a, **k: made.append(a) or axis_projections(*a, **k)
+    )
+    for rows in (np.arange(9), [3, 3, 8], np.arange(9)[::-1]):
+        store.geometry(rows)
+    assert len(made) == 9
+
+
+def test_clouds_are_the_points_of_the_geometry(opened):
+    store = opened(["chair"])
+    assert torch.equal(store.clouds([4, 0, 4], 17), store.geometry([4, 0, 4], num_points=17).points)
+    with pytest.raises(IndexError, match="5 sources"):
+        store.clouds([5])
 
 
 def test_canonical_coordinates_are_within_the_box(opened):

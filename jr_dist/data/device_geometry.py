@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jr_dist.data.recent_slots import RecentSlots
 from jr_dist.data.source_store import SourceStore
 from jr_dist.geometry.part_geometry import PartGeometry
 
@@ -25,36 +26,30 @@ class DeviceGeometry:
         self._store, self._device, self._num_points = store, torch.device(device), num_points
         one = store.geometry([0], num_points=num_points)
         row_bytes = sum(getattr(one, f.name).nbytes for f in fields(one))
-        self.num_slots = min(len(store), max_bytes // row_bytes)
         self.num_copied = 0  # sources that went to the device so far
-        self._slot_of = np.full(len(store), -1)
-        self._row_in = np.full(self.num_slots, -1)
-        self._used = np.zeros(self.num_slots, np.int64)  # when, counted in calls
-        self._calls = 0
+        self._slots = RecentSlots(len(store), max_bytes // row_bytes)
         self._kept = _like(one, self.num_slots, self._device)
+
+    @property
+    def num_slots(self) -> int:
+        """How many sources are kept at most."""
+        return self._slots.num_slots
 
     def geometry(self, rows: np.ndarray | Sequence[int] | Tensor) -> PartGeometry:
         """The sources `rows` [M] as a padded batch on the device."""
         rows = self._store.check_rows(rows)
-        unique = np.unique(rows)
-        if len(unique) > self.num_slots:  # more than are kept: past the cache, which would only lose what it has
-            self.num_copied += len(rows)
-            return self._store.geometry(rows, self._device, self._num_points)
-        self._calls += 1
-        self._used[self._slot_of[unique[self._slot_of[unique] >= 0]]] = self._calls
-        missing = unique[self._slot_of[unique] < 0]
+        missing = self._slots.missing(rows)
         if len(missing):
+            if len(np.unique(rows)) > self.num_slots:  # past the cache, which would only lose what it has
+                self.num_copied += len(rows)
+                return self._store.geometry(rows, self._device, self._num_points)
             self._copy(missing)
-        return self._kept.take(torch.from_numpy(self._slot_of[rows]).to(self._device))
+        return self._kept.take(torch.from_numpy(self._slots.slots_of(rows)).to(self._device))
 
     def _copy(self, rows: np.ndarray) -> None:
-        slots = np.argsort(self._used, kind="stable")[: len(rows)]
-        given_up = self._row_in[slots]
-        self._slot_of[given_up[given_up >= 0]] = -1
-        self._slot_of[rows], self._row_in[slots], self._used[slots] = slots, rows, self._calls
         self.num_copied += len(rows)
         batch = self._store.geometry(rows, self._device, self._num_points)
-        index = torch.from_numpy(slots).to(self._device)
+        index = torch.from_numpy(self._slots.hold(rows)).to(self._device)
         for f in fields(batch):
             getattr(self._kept, f.name)[index] = getattr(batch, f.name)
 

@@ -1,8 +1,13 @@
-"""The sources of a dataset as arrays in memory, once, and rows of them as padded batches ready for deformation."""
+"""The sources of a dataset as arrays, and rows of them as padded batches ready for deformation.
+
+In memory are a few hundred bytes a source (boxes, joints, its id) and the points, or, where these are many, a file that
+all processes of the machine map.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,16 +20,16 @@ from jr_dist.data.dataset import check_categories, require_rows
 from jr_dist.data.decoded import mapped_column
 from jr_dist.data.manifest import FileEntry
 from jr_dist.data.part_mesh import PartMesh, from_glb
+from jr_dist.data.recent_projections import RecentProjections
 from jr_dist.data.records import SourceModel
 from jr_dist.data.schema import ragged, sources_from, tensor
+from jr_dist.data.source_rows import check_num_points
 from jr_dist.data.table_reader import Dataset, read_group, read_groups
-from jr_dist.errors import InputError
 from jr_dist.geometry.part_geometry import PartGeometry
-from jr_dist.geometry.projection import axis_projections
 
 _RAGGED = ("centre", "half_extent", "joint_parts", "joint_coordinates")
 _POINT_BYTES = 14  # three float32 and the part
-IN_MEMORY_BYTES = 4 << 30
+IN_MEMORY_BYTES = 4 << 30  # of points; more of them are not read but mapped from a file
 _RECENT_GROUPS = 4  # `record` is asked for rows in order, or for a few of them again and again
 
 
@@ -45,9 +50,9 @@ class SourceStore:
     joint_offsets: np.ndarray  # [S + 1] int64: the joints of source s are rows joint_offsets[s] : joint_offsets[s + 1]
     joint_parts: np.ndarray  # [J, 2] int32
     joint_coordinates: np.ndarray  # [J, 2, 3] float32
-    _places: tuple[tuple[FileEntry, int, int], ...]  # of each source: file, row group, row in it
-    _projection: np.ndarray  # [S, 3, 2P, 2P] float32, filled row by row when asked for
-    _projected: np.ndarray  # [S] bool, which rows are filled
+    _projections: RecentProjections
+    _groups: tuple[tuple[FileEntry, int], ...]  # the row groups with sources
+    _places: np.ndarray  # [S, 2] int32: which of these, and the row in it
     _recent: dict[tuple[str, int], pa.RecordBatch] = field(default_factory=dict)  # row groups that `record` read
 
     @classmethod
@@ -56,16 +61,14 @@ class SourceStore:
         dataset: Dataset,
         categories: Sequence[str] | None = None,
         num_points: int | None = None,
-        *,
-        in_memory_bytes: int = IN_MEMORY_BYTES,
     ) -> SourceStore:
         """Read the sources of the categories (all by default), `num_points` points of each (all by default).
 
-        Points of more than `in_memory_bytes` are not read but mapped from a file that all processes share (`decoded`).
+        Points of more than `IN_MEMORY_BYTES` are not read but mapped from a file that all processes share (`decoded`).
         Raises `InputError` for a category the dataset lacks, a selection without sources, more points than are stored
         and damaged files.
         """
-        return _open(dataset, categories, num_points, in_memory_bytes)
+        return _open(dataset, categories, num_points)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -103,8 +106,12 @@ class SourceStore:
             centre=torch.from_numpy(centre),
             half_extent=torch.from_numpy(half_extent),
             part_mask=torch.from_numpy(np.arange(self.max_parts) < self.num_parts[rows, None]),
-            projection=torch.from_numpy(self._projections(rows)),
+            projection=torch.from_numpy(self._projections.take(rows)),
         ).to(device)
+
+    def clouds(self, rows: np.ndarray | Sequence[int] | Tensor, num_points: int | None = None) -> Tensor:
+        """Points alone, [M, N, 3] float32, of the sources `rows` [M]: a prefix of `num_points` (all by default)."""
+        return torch.from_numpy(self.points[self.stored[self.check_rows(rows)], : self._num_points(num_points)])
 
     def joints(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Joint parts (J, 2) and coordinates (J, 2, 3) of one source."""
@@ -113,7 +120,8 @@ class SourceStore:
 
     def record(self, row: int) -> SourceModel:
         """One source whole, with all its stored points, mesh and provenance; reads the file."""
-        entry, group, index = self._places[int(self.check_rows([row])[0])]
+        place, index = self._places[int(self.check_rows([row])[0])].tolist()
+        entry, group = self._groups[place]
         key = (entry.path, group)
         if key not in self._recent:
             while len(self._recent) >= _RECENT_GROUPS:
@@ -140,34 +148,32 @@ class SourceStore:
         assert 1 <= num_points <= self.num_points, f"{num_points} points of a store that holds {self.num_points}"
         return num_points
 
-    def _projections(self, rows: np.ndarray) -> np.ndarray:
-        for row in np.unique(rows[~self._projected[rows]]):
-            parts, coordinates = self.joints(row)
-            self._projection[row] = axis_projections(
-                parts, coordinates, int(self.num_parts[row]), pad_to=self.max_parts
-            )
-            self._projected[row] = True
-        return self._projection[rows]
+
+def local_source_batches(
+    store: SourceStore, rows: np.ndarray, *, num_points: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Rows [M] int64 and points [M, N, 3] of the sources `rows` [R], in order; M is `batch_size`, less in the last.
+
+    `streams.source_batches` gives the same, bit for bit, of sources that no store of this process holds.
+    """
+    for first in range(0, len(rows), batch_size):
+        own = store.check_rows(rows[first : first + batch_size])
+        yield own, store.clouds(own, num_points)
 
 
-def _open(
-    dataset: Dataset, categories: Sequence[str] | None, num_points: int | None, in_memory_bytes: int
-) -> SourceStore:
+def _open(dataset: Dataset, categories: Sequence[str] | None, num_points: int | None) -> SourceStore:
     chosen = check_categories(dataset, categories) or dataset.categories
     num_sources = require_rows(dataset, "sources", categories)
     count = dataset.num_points if num_points is None else num_points
-    if not 1 <= count <= dataset.num_points:
-        raise InputError(
-            f"num_points is {count}; allowed is 1 to {dataset.num_points}, the points stored in {dataset.path}"
-        )
-    mapped = num_sources * count * _POINT_BYTES > in_memory_bytes
+    check_num_points(dataset, count)
+    mapped = num_sources * count * _POINT_BYTES > IN_MEMORY_BYTES
     table = _read_table(dataset, chosen, None if mapped else (num_sources, count))
     stored = table.numbers if mapped else np.arange(num_sources)
     points = mapped_column(dataset, "sources", "points") if mapped else table.points
     part_index = mapped_column(dataset, "sources", "part_index") if mapped else table.part_index
     num_parts = np.diff(table.ragged["centre"][0])
     offsets, joint_parts = table.ragged["joint_parts"]
-    size = 2 * int(num_parts.max())
+    joint_coordinates = table.ragged["joint_coordinates"][1]
     return SourceStore(
         dataset=dataset,
         ids=tuple(table.ids),
@@ -181,10 +187,10 @@ def _open(
         half_extent=_padded(table.ragged["half_extent"][1], num_parts, 1),
         joint_offsets=offsets,
         joint_parts=joint_parts,
-        joint_coordinates=table.ragged["joint_coordinates"][1],
-        _places=tuple(table.places),
-        _projection=np.zeros((num_sources, 3, size, size), np.float32),
-        _projected=np.zeros(num_sources, bool),
+        joint_coordinates=joint_coordinates,
+        _projections=RecentProjections(num_parts, offsets, joint_parts, joint_coordinates),
+        _groups=tuple(table.groups),
+        _places=table.places,
     )
 
 
@@ -196,7 +202,10 @@ class _Table:
     part_index: np.ndarray
     ids: list[str] = field(default_factory=list)
     categories: list[str] = field(default_factory=list)
-    places: list[tuple[FileEntry, int, int]] = field(default_factory=list)
+    groups: list[tuple[FileEntry, int]] = field(default_factory=list)
+    places: np.ndarray = field(
+        default_factory=lambda: np.zeros((0, 2), np.int32)
+    )  # place in `groups`, row in the group
     numbers: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # their rows in the dataset
     ragged: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # offsets, values
 
@@ -207,7 +216,7 @@ def _read_table(dataset: Dataset, categories: Sequence[str], size: tuple[int, in
     table = _Table(np.empty((num_sources, count, 3), np.float32), np.empty((num_sources, count), np.int16))
     columns = ("id", "category", *_RAGGED, *(() if size is None else ("points", "part_index")))
     pieces = {name: [] for name in _RAGGED}
-    numbers, first = [], 0
+    numbers, places, first = [], [], 0
     for entry, group, batch in read_groups(dataset, "sources", columns):
         kept = [i for i, name in enumerate(batch["category"].to_pylist()) if name in categories]
         numbers.append(first + np.array(kept, np.int64))
@@ -217,12 +226,13 @@ def _read_table(dataset: Dataset, categories: Sequence[str], size: tuple[int, in
             rows = slice(len(table.ids), len(table.ids) + len(kept))
             table.points[rows] = tensor(batch["points"])[:, :count]
             table.part_index[rows] = tensor(batch["part_index"])[:, :count]
-        table.places += [(entry, group, i) for i in kept]
+        places.append(np.stack([np.full(len(kept), len(table.groups)), kept], axis=1).astype(np.int32))
+        table.groups.append((entry, group))
         table.ids += batch["id"].to_pylist()
-        table.categories += batch["category"].to_pylist()
+        table.categories += map(sys.intern, batch["category"].to_pylist())  # one string a category, not one a source
         for name, column in pieces.items():
             column.append(ragged(batch[name]))
-    table.numbers = np.concatenate(numbers)
+    table.numbers, table.places = np.concatenate(numbers), np.concatenate(places)
     for name, column in pieces.items():
         lengths = np.concatenate([np.diff(offsets) for offsets, _ in column]).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
