@@ -32,7 +32,7 @@ RAY_FILES = {
     "cluster.py",
     "bank/actors.py",
     "data/ingest_job.py",
-    "data/streams.py",
+    "data/ray_stream.py",
     "evaluate/actors.py",
     "serve/app.py",
     "train/sweep.py",
