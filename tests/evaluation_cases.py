@@ -91,6 +91,12 @@ class FakeStore:
     def record(self, row: int) -> SourceModel:
         return self.records[row]
 
+    def joints(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.records[row].joint_parts, self.records[row].joint_coordinates
+
+    def clouds(self, rows, num_points: int) -> torch.Tensor:
+        return torch.from_numpy(np.stack([self.records[int(row)].points[:num_points] for row in rows]))
+
     def mesh(self, row: int) -> PartMesh:
         return from_glb(self.records[row].mesh_glb)
 

@@ -72,13 +72,13 @@ def _info(run: LoadedRun, ground: Ground) -> RunInfo:
 
 
 def _database(ground: Ground) -> Database:
-    records = [ground.store.record(row) for row in range(len(ground.store.ids))]
-    joints = [Joints(record.joint_parts, record.joint_coordinates) for record in records]
-    whole = [num_connected_components(j, r.num_parts) == 1 for j, r in zip(joints, records, strict=True)]
+    num_parts = ground.store.num_parts
+    joints = [Joints(*ground.store.joints(row)) for row in range(len(num_parts))]
+    whole = [num_connected_components(own, int(count)) == 1 for own, count in zip(joints, num_parts, strict=True)]
     return Database(
         ground.scope.categories,
-        len(records),
-        float(np.mean([record.num_parts for record in records])),
-        float(np.mean([len(joint) for joint in joints])),
+        len(num_parts),
+        float(np.mean(num_parts)),
+        float(np.mean([len(own) for own in joints])),
         float(np.mean(whole)),
     )

@@ -184,6 +184,14 @@ def joined(first: Measured, second: Measured) -> Measured:
     return replace(first, fits=fits, **{name: _either(*pair) for name, pair in pairs.items() if pair[0] is not None})
 
 
+def concatenated(parts: Sequence[Measured]) -> Measured:
+    """Results of one method and seed on some targets and then others; copies, which keep no larger table alive."""
+    first = parts[0]
+    fits = {name: np.concatenate([part.fits[name] for part in parts]) for name in first.fits}
+    present = [name for name in _ARRAYS if getattr(first, name) is not None]
+    return replace(first, fits=fits, **{name: np.concatenate([getattr(p, name) for p in parts]) for name in present})
+
+
 _ARRAYS = ("retrieved", "best", "rank", "least", "curve", "gap", "at_floor")
 
 

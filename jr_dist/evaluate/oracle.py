@@ -6,7 +6,7 @@ once, a target is encoded once for each block of sources.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +42,9 @@ def undeformed_chamfer(
 ) -> np.ndarray:
     """(T, S) float64 chamfer of targets `points` (T, N, 3) to all sources as they stand, with N points each."""
     num_sources, result = len(store.ids), np.empty((len(points), len(store.ids)))
-    for rows in _blocks(num_sources, max_pairs):
-        sources = store.geometry(rows, device=device, num_points=points.shape[1]).points
-        for targets in _blocks(len(points), max(1, max_pairs // len(rows))):
+    for rows in blocks(num_sources, max_pairs):
+        sources = store.clouds(rows, points.shape[1]).to(device)
+        for targets in blocks(len(points), max(1, max_pairs // len(rows))):
             part = chamfer_matrix(points[targets].to(device), sources)
             result[np.ix_(targets, rows)] = part.cpu().numpy()
             if report:
@@ -55,8 +55,8 @@ def undeformed_chamfer(
 def box_chamfer(store: Any, points: Tensor, nearest: np.ndarray, *, device: str = "cpu") -> np.ndarray:
     """(T,) chamfer of the sources `nearest` (T,) after `scale_to_box`: both boxes are those of the points seen."""
     result = np.empty(len(points))
-    for targets in _blocks(len(points), MAX_PAIRS):
-        sources = store.geometry(nearest[targets], device=device, num_points=points.shape[1]).points
+    for targets in blocks(len(points), MAX_PAIRS):
+        sources = store.clouds(nearest[targets], points.shape[1]).to(device)
         wanted = points[targets].to(device)
         result[targets] = chamfer(scale_to_box(sources, wanted), wanted).cpu().numpy()
     return result
@@ -77,9 +77,9 @@ def fit_all_pairs(
     """
     num_targets, num_sources = len(points), len(store.ids)
     fits = PairFits(*(np.empty((num_targets, num_sources)) for _ in range(3)))
-    for rows in _blocks(num_sources, max_pairs):
+    for rows in blocks(num_sources, max_pairs):
         block = _source_block(store, rows, points.shape[1], device)
-        for targets in _blocks(num_targets, max(1, max_pairs // len(rows))):
+        for targets in blocks(num_targets, max(1, max_pairs // len(rows))):
             chamfers, gaps, floors = _fit_block(model, store, block, points[targets].to(device))
             here = np.ix_(targets, rows)
             fits.chamfer[here], fits.gap[here], fits.at_floor[here] = chamfers, gaps, floors
@@ -98,7 +98,7 @@ class _Block:
 
 
 def _source_block(store: Any, rows: np.ndarray, num_points: int, device: str) -> _Block:
-    joints = padded_joints([store.record(int(row)) for row in rows])
+    joints = padded_joints([store.joints(int(row)) for row in rows])
     geometry = store.geometry(rows, device=device, num_points=num_points)
     return _Block(rows, geometry, spatial_order(geometry.points) if device == "cpu" else None, *joints)
 
@@ -134,17 +134,16 @@ def _chamfers(block: _Block, points: Tensor, centre: Tensor, half_extent: Tensor
     return torch.stack(values).cpu().numpy()
 
 
-def padded_joints(records: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+def padded_joints(joints: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Joints of several sources as (S, J, 2) int64, -1 where padded, and (S, J, 2, 3) float64."""
-    num_joints = max((len(record.joint_parts) for record in records), default=0)
-    parts = np.full((len(records), num_joints, 2), -1, np.int64)
-    coordinates = np.zeros((len(records), num_joints, 2, 3))
-    for row, record in enumerate(records):
-        count = len(record.joint_parts)
-        parts[row, :count], coordinates[row, :count] = record.joint_parts, record.joint_coordinates
-    return parts, coordinates
+    num_joints = max((len(parts) for parts, _ in joints), default=0)
+    all_parts = np.full((len(joints), num_joints, 2), -1, np.int64)
+    all_coordinates = np.zeros((len(joints), num_joints, 2, 3))
+    for row, (parts, coordinates) in enumerate(joints):
+        all_parts[row, : len(parts)], all_coordinates[row, : len(parts)] = parts, coordinates
+    return all_parts, all_coordinates
 
 
-def _blocks(count: int, size: int) -> Iterator[np.ndarray]:
+def blocks(count: int, size: int) -> Iterator[np.ndarray]:
     """0 ... count - 1 cut into runs of at most `size`, of nearly equal lengths."""
     return iter(np.array_split(np.arange(count), -(-count // size)) if count else [])

@@ -23,6 +23,7 @@ from jr_dist.evaluate.methods import (
     DF,
     R_DF,
     Measured,
+    concatenated,
     joined,
     measure_box,
     measure_nearest,
@@ -31,7 +32,7 @@ from jr_dist.evaluate.methods import (
     spread,
 )
 from jr_dist.evaluate.metrics import retrieval_order
-from jr_dist.evaluate.oracle import PairFits, box_chamfer, fit_all_pairs, undeformed_chamfer
+from jr_dist.evaluate.oracle import PairFits, blocks, box_chamfer, fit_all_pairs, undeformed_chamfer
 from jr_dist.evaluate.runs import (
     Failure,
     Ground,
@@ -48,6 +49,7 @@ from jr_dist.train.trained import load_run
 
 FILES = ("tables.json", "tables.md", "tables.csv", "report.html")
 LEAST_RESAMPLES = 100
+MAX_CELLS = 1 << 23  # of a table of targets by sources; some ten such tables are in memory at once, 8 bytes a cell
 
 
 def evaluate(
@@ -162,19 +164,31 @@ def _measure_all(
 
 
 def _measure(ground: Ground, device: str, finished: Callable[[int], None]) -> tuple[list[Measured], list[Failure]]:
-    """What every method of one group scored on the group's own targets."""
-    store, points = ground.store, ground.points
-    undeformed = undeformed_chamfer(store, points, device=device, report=finished)
-    nearest = retrieval_order(undeformed)[:, 0]
-    box = box_chamfer(store, points, nearest, device=device)
-    results, failures = [measure_nearest(store.ids, undeformed), measure_box(store.ids, nearest, box)], []
-    for run in ground.scope.runs:
-        try:
-            fits = fit_all_pairs(run.model, store, points, device=device, report=finished)
-            results += _results_of(run, store.ids, undeformed, fits, points)
-        except FloatingPointError as error:
-            failures.append(Failure(fills(run.name), run.seed, f"run {run.path} can't be measured: {error}"))
-    return results, failures
+    """What every method of one group scored on the group's own targets, so many at a time as `MAX_CELLS` allows."""
+    store = ground.store
+    found: dict[tuple[str, int | None], Measured] = {}
+    failed: dict[str, Failure] = {}  # by the run's path
+    for targets in blocks(len(ground.points), max(1, MAX_CELLS // len(store.ids))):
+        points = ground.points[torch.from_numpy(targets)]
+        undeformed = undeformed_chamfer(store, points, device=device, report=finished)
+        nearest = retrieval_order(undeformed)[:, 0]
+        box = box_chamfer(store, points, nearest, device=device)
+        results = [measure_nearest(store.ids, undeformed), measure_box(store.ids, nearest, box)]
+        for run in ground.scope.runs:
+            if run.path in failed:
+                continue
+            try:
+                fits = fit_all_pairs(run.model, store, points, device=device, report=finished)
+                results += _results_of(run, store.ids, undeformed, fits, points)
+            except FloatingPointError as error:
+                failure = Failure(fills(run.name), run.seed, f"run {run.path} can't be measured: {error}")
+                failed[run.path] = failure
+                for method in failure.methods:
+                    found.pop((method, run.seed), None)
+        for result in results:
+            key = (result.method, result.seed)
+            found[key] = concatenated([found[key], result] if key in found else [result])
+    return list(found.values()), list(failed.values())
 
 
 def _results_of(
