@@ -23,6 +23,8 @@ from jr_dist.bank.shard import BankShard
 
 #: a shard rests while the workers compute, and computes while they wait for it
 SHARD_CPUS = 0.5
+#: seconds; an autoscaler that adds a node takes some minutes
+LONGEST_START = 1200.0
 _SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -110,6 +112,11 @@ def _wait_for(actors: list[Any]) -> None:
     pending = [actor.is_up.remote() for actor in actors]
     started = time.monotonic()
     while pending:
+        if time.monotonic() - started > LONGEST_START:
+            raise RuntimeError(
+                f"{len(pending)} of {len(actors)} shards of the bank did not come up in {LONGEST_START:g} s; "
+                "the cluster lacks the processors or the memory that `--dry-run` names: add nodes, then start again"
+            )
         up, pending = ray.wait(pending, num_returns=len(pending), timeout=_SECONDS_BETWEEN_LINES)
         ray.get(up)
         if pending:

@@ -118,7 +118,7 @@ class BankClient:
         runs = cut(layout, len(self._shards))
         self._bounds = np.array([layout.block_rows(blocks[0])[0] for blocks in runs] + [layout.num_sources])
         self._part_counts = np.diff(layout.part_offsets)
-        self._unconfirmed: list[Answer] = []  # pushes; what they raise is raised by the next wait
+        self._unconfirmed: list[Answer] = []  # what they raise is raised by the next wait
 
     # ---- soft retrieval -------------------------------------------------------------------------------------------
 
@@ -142,12 +142,16 @@ class BankClient:
         return torch.from_numpy(np.concatenate(parts, axis=1))
 
     def set_embedding(self, rows: np.ndarray, values: Tensor, version: int) -> None:
-        """Replace the cached embedding of the sources `rows` [n], ascending, by `values` [n, D].
+        """Replace the cached embedding of the sources `rows` [n], ascending, by `values` [n, D]; `settle` waits for it.
 
         A client says itself, by `embedding_version`, when all ranks have set theirs.
         """
-        of_shards = self._split(rows)
-        self._wait([self._send(i, "set_embedding", rows[own], _numpy(values[own]), version) for i, own in of_shards])
+        for i, own in self._split(rows):
+            self._unconfirmed.append(self._send(i, "set_embedding", rows[own], _numpy(values[own]), version))
+
+    def settle(self) -> None:
+        """Wait until the shards have done all that this rank has sent."""
+        self._wait([])
 
     # ---- pull, push -----------------------------------------------------------------------------------------------
 
@@ -202,8 +206,8 @@ class BankClient:
     def _wait(self, answers: Sequence[Answer]) -> list[Any]:
         started = time.perf_counter()
         unconfirmed, self._unconfirmed = self._unconfirmed, []
-        for push in unconfirmed:
-            push.result()
+        for sent in unconfirmed:
+            sent.result()
         results = [answer.result() for answer in answers]
         self.waited += time.perf_counter() - started
         return results

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jr_dist.bank.client import Candidates
-from jr_dist.bank.noise import uniform_noise
+from jr_dist.bank.scan import uniform_best
 from jr_dist.train.draw import Draw
 from jr_dist.train.state import TrainState
 
@@ -41,8 +41,7 @@ def _age(state: TrainState) -> int:
 
 def uniform_candidates(num_sources: int, k: int, target_rows: np.ndarray, *, seed: int, step: int) -> Candidates:
     """K of S sources, every subset equally likely: the K largest of S independent uniform numbers."""
-    noise = uniform_noise(seed, step, target_rows, np.arange(num_sources))
-    rows = np.argsort(-noise, axis=1, kind="stable")[:, :k]
+    rows = uniform_best(num_sources, k, target_rows, seed=seed, step=step, num_threads=torch.get_num_threads())
     return Candidates(rows, np.full(len(rows), float(num_sources)), rows[:, 0])
 
 
@@ -66,11 +65,12 @@ def refresh_embeddings(state: TrainState) -> None:
     state.group.average_buffers(state.networks)
     if state.bank.layout.learned_embedding:
         return
-    num_points = state.config.data.encoder_points
     # Shares are whole chunks, so that a source is encoded in the same company whatever the number of ranks.
-    for first in range(state.group.rank * ENCODER_CHUNK, len(state.store.ids), state.group.world_size * ENCODER_CHUNK):
-        rows = np.arange(first, min(first + ENCODER_CHUNK, len(state.store.ids)))
-        points = state.store.geometry(rows, num_points=num_points).points
-        state.bank.set_embedding(rows, embed(state, points), state.step)
+    rows = np.arange(len(state.store.ids))
+    own = rows[rows // ENCODER_CHUNK % state.group.world_size == state.group.rank]
+    num_points = state.config.data.encoder_points
+    for some, points in state.clouds(state.store, own, num_points=num_points, batch_size=ENCODER_CHUNK):
+        state.bank.set_embedding(some, embed(state, points), state.step)
+    state.bank.settle()
     state.group.barrier()
     state.bank.embedding_version = state.step

@@ -26,9 +26,8 @@ class Draw:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Draw:
         """What `arrays` gave, or the part of it that belongs to some targets."""
-        return cls.of(
-            Candidates(**{**arrays, "embedding_version": int(arrays["embedding_version"][0])})  # type: ignore[arg-type]
-        )
+        version = int(arrays["embedding_version"][0])
+        return cls.of(Candidates(arrays["rows"], arrays["effective"], arrays["nearest"], version))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The candidates as arrays with a row a target; waits for them."""

@@ -14,7 +14,8 @@ import torch
 from jr_dist.bank.client import ShardHandle
 from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset, count_rows, open_dataset, read_targets
-from jr_dist.data.source_store import SourceStore
+from jr_dist.data.nearest_source import nearest_by_chamfer
+from jr_dist.data.source_store import SourceStore, local_source_batches
 from jr_dist.train.candidates import begin_draw, refresh_embeddings
 from jr_dist.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from jr_dist.train.group import Group
@@ -23,9 +24,9 @@ from jr_dist.train.methods.plan import StepPlan
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.run_directory import BEST, LAST, checkpoint_path, has_checkpoint, keep_metrics_until
 from jr_dist.train.schedule import Schedule, make_schedule
-from jr_dist.train.state import TrainState, new_state
+from jr_dist.train.state import CloudSource, TrainState, new_state
 from jr_dist.train.step import joint_step
-from jr_dist.train.validate import nearest_undeformed, validate
+from jr_dist.train.validate import validate
 
 if TYPE_CHECKING:  # the stream imports Ray; the loop does not need it
     from jr_dist.data.streams import TargetBatch
@@ -48,6 +49,7 @@ def run_training(
     start: Path | None,
     report: Report,
     device: str = "cpu",
+    clouds: CloudSource = local_source_batches,
     shards: Sequence[ShardHandle] | None = None,
     incarnation: int = 0,
 ) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def run_training(
     """
     dataset = open_dataset(config.data.path)
     store = SourceStore.open(dataset, categories=config.data.categories)
-    state = new_state(config, store, group, device, shards=shards, incarnation=incarnation)
+    state = new_state(config, store, group, device, shards=shards, incarnation=incarnation, clouds=clouds)
     num_targets = count_rows(dataset, "train", config.data.categories)
     schedule = make_schedule(config.train, num_targets, group.world_size)
     run = Path(config.run.path)
@@ -67,7 +69,9 @@ def run_training(
         refresh_embeddings(state)
 
     validation_points = _validation_points(dataset, config)
-    nearest = None if METHODS[config.train.method].trains_retrieval else nearest_undeformed(state, validation_points)
+    nearest = None  # of a method without retrieval, the source as R+DF will choose it
+    if not METHODS[config.train.method].trains_retrieval:
+        nearest = nearest_by_chamfer(store, validation_points, config.data.num_points)
     journal = _journal(run, schedule, state) if group.rank == 0 else nullcontext()
     effective: list[tuple[float, float]] = []  # of P_R and p_fit, in the steps of soft retrieval since a validation
     ahead = config.bank.lookahead
@@ -101,7 +105,9 @@ def _one_step(
 ) -> dict[str, Any]:
     draw = state.upcoming or begin_draw(state, batch, soft=_plan(state, schedule, batch.step).soft)
     # Asked for before this step's gradients are pushed: by the codes that this step starts from, whoever is quicker.
-    state.upcoming = following and begin_draw(state, following, soft=_plan(state, schedule, following.step).soft)
+    state.upcoming = None
+    if following is not None:
+        state.upcoming = begin_draw(state, following, soft=_plan(state, schedule, following.step).soft)
     return joint_step(state, batch, _plan(state, schedule, batch.step), schedule.rate(batch.step), draw)
 
 
@@ -141,14 +147,14 @@ def is_flat(state: TrainState, effective: list[tuple[float, float]]) -> bool:
 
 def _go_on(state: TrainState, run: Path, start: Path | None, dataset: Dataset) -> None:
     path = checkpoint_path(run, LAST) if has_checkpoint(run) else start
-    if path is None:
-        return
-    restore(state, load_checkpoint(path), dataset_hash=dataset.hash)
+    if path is not None:
+        restore(state, load_checkpoint(path), dataset_hash=dataset.hash)
     if not has_checkpoint(run, BEST):
         state.best_validation = float("inf")  # another run's best is not among this run's checkpoints
     if state.group.rank == 0:
         keep_metrics_until(run, state.step - 1)
-        print(f"{METHODS[state.config.train.method].title} resumed at step {state.step} from {path}", flush=True)
+        if path is not None:
+            print(f"{METHODS[state.config.train.method].title} resumed at step {state.step} from {path}", flush=True)
 
 
 def _journal(run: Path, schedule: Schedule, state: TrainState) -> Journal:

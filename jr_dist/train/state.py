@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from jr_dist.bank.client import BankClient, ShardHandle, local_bank
 from jr_dist.bank.layout import BankLayout
 from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.config import Config
 from jr_dist.data.device_geometry import DeviceGeometry
-from jr_dist.data.source_store import SourceStore
+from jr_dist.data.source_store import SourceStore, local_source_batches
 from jr_dist.errors import InputError
 from jr_dist.models.networks import Networks, seeded_networks
 from jr_dist.train.draw import Draw
 from jr_dist.train.group import Group
+
+
+class CloudSource(Protocol):
+    """The points of sources, batch by batch and in order: rows [M] and points [M, N, 3]."""
+
+    def __call__(
+        self, store: SourceStore, rows: np.ndarray, *, num_points: int, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """`rows` are distinct and ascending; the last batch may be short."""
+        ...
 
 
 @dataclass
@@ -41,6 +53,8 @@ class TrainState:
     validation: dict[str, Any] = field(default_factory=dict)
     #: the candidates of the next step, where `bank.lookahead` has them drawn a step ahead
     upcoming: Draw | None = None
+    #: how clouds of many sources are read
+    clouds: CloudSource = local_source_batches
     #: sources kept on an accelerator; None where the store's own memory is the device's
     kept_geometry: DeviceGeometry | None = None
 
@@ -95,6 +109,7 @@ def new_state(
     *,
     shards: Sequence[ShardHandle] | None = None,
     incarnation: int = 0,
+    clouds: CloudSource = local_source_batches,
 ) -> TrainState:
     """A run at step 0, with its codes in `shards`; without, in `bank.num_shards` of this process, for one rank.
 
@@ -119,6 +134,7 @@ def new_state(
         group=group,
         device=device,
         incarnation=incarnation,
+        clouds=clouds,
         kept_geometry=None
         if device.type == "cpu"
         else DeviceGeometry(store, device, num_points=config.data.num_points),

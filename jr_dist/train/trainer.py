@@ -6,31 +6,34 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import ray.train
 import torch
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from torch import Tensor
 
 from jr_dist.bank.actors import SHARD_CPUS, running_shards
 from jr_dist.bank.layout import BankLayout, cut
 from jr_dist.cluster import connect, is_own_cluster
 from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset, count_rows, open_dataset, require_rows
-from jr_dist.data.source_store import SourceStore
+from jr_dist.data.source_store import SourceStore, local_source_batches
 from jr_dist.data.step_plan import StepPlan, step_plan
-from jr_dist.data.streams import TargetBatch, local_target_batches, target_batches
+from jr_dist.data.streams import TargetBatch, local_target_batches, source_batches, target_batches
 from jr_dist.errors import InputError
 from jr_dist.train.checkpoint import check_same_run, read_manifest, saved_step
 from jr_dist.train.group import Group
 from jr_dist.train.loop import run_training
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.recovery import NO_ROOM, Failure, after_failure, failure_of
-from jr_dist.train.run_directory import LAST, checkpoint_path, claim, prepare, start_point
+from jr_dist.train.run_directory import LAST, check_newest, checkpoint_path, claim, prepare, start_point
 from jr_dist.train.schedule import Schedule, make_schedule
 from jr_dist.train.state import bank_layout, check_num_candidates, row_optimiser
 
@@ -190,6 +193,7 @@ def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: i
                 "command again"
             ) from cause
         time.sleep(decision.seconds)
+        check_newest(run, incarnation)  # this start may have failed because another goes on in its place
 
 
 def _attempt(config: Config, run: Path, start: Path | None, side_by_side: int, incarnation: int) -> dict[str, Any]:
@@ -219,8 +223,8 @@ def _attempt(config: Config, run: Path, start: Path | None, side_by_side: int, i
             # Codes travel in host memory, dense gradients where the weights are.
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
             run_config=RunConfig(
-                name=f"ray-train-{incarnation}",
-                storage_path=str(run),
+                name=f"start-{incarnation}",
+                storage_path=str(run / "ray"),
                 # Whether to start again is decided here: workers and shards begin anew together.
                 failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
             ),
@@ -270,6 +274,7 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
         start=start,
         report=ray.train.report,
         device=str(get_device()),
+        clouds=partial(_clouds, config.data.categories),
         shards=settings["shards"],
         incarnation=settings["incarnation"],
     )
@@ -277,6 +282,15 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _streamed(dataset: Dataset, config: Config, group: Group, first_step: int, num_steps: int) -> Iterator[TargetBatch]:
     return target_batches(_step_plan(dataset, config, group), range(first_step, first_step + num_steps))
+
+
+def _clouds(
+    categories: Sequence[str] | None, store: SourceStore, rows: np.ndarray, *, num_points: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Through Ray Data, which reads ahead from the disk; from memory where the database is there already."""
+    if not isinstance(store.points, np.memmap):
+        return local_source_batches(store, rows, num_points=num_points, batch_size=batch_size)
+    return source_batches(store.dataset, categories, rows, num_points=num_points, batch_size=batch_size)
 
 
 def _local(dataset: Dataset, config: Config, group: Group, first_step: int, num_steps: int) -> Iterator[TargetBatch]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jr_dist.geometry.chamfer import chamfer, chamfer_matrix
+from jr_dist.geometry.chamfer import chamfer
 from jr_dist.train.candidates import embed, refresh_embeddings
 from jr_dist.train.state import TrainState
 from jr_dist.train.step import deform_pairs, pair_up, source_geometry
@@ -55,9 +55,3 @@ def validate(state: TrainState, points: Tensor, nearest_undeformed: np.ndarray |
     # Each rank left the others' targets at zero.
     values, rows = (np.sum(shares, axis=0) for shares in zip(*state.group.gather([values, rows]), strict=True))
     return Validation(float(values.mean()), len(np.unique(rows)), len(points))
-
-
-def nearest_undeformed(state: TrainState, points: Tensor) -> np.ndarray:
-    """[T] the source with the smallest chamfer to each target before any deformation."""
-    sources = state.store.geometry(np.arange(len(state.store.ids)), num_points=points.shape[1]).points
-    return chamfer_matrix(points, sources).argmin(1).numpy()
