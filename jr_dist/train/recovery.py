@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -33,7 +34,7 @@ class Failure:
     @property
     def line(self) -> str:
         """The cause in one line."""
-        text = " ".join(str(self.cause).split()) or "no message"
+        text = " ".join(_said(self.cause).split()) or "no message"
         return f"{type(self.cause).__name__}: {text if len(text) <= 300 else text[:297] + '...'}"
 
 
@@ -57,7 +58,8 @@ def failure_of(error: BaseException, step: int) -> Failure:
         for cause in causes:
             if _kind(cause) == kind:
                 return Failure(kind, cause, step)
-    return Failure("lost", causes[0], step)
+    dead = (cause for cause in causes if hasattr(cause, "actor_id"))  # ActorDiedError says which process is gone
+    return Failure("lost", next(dead, causes[0]), step)
 
 
 def after_failure(failures: Sequence[Failure]) -> Decision:
@@ -82,7 +84,19 @@ def after_failure(failures: Sequence[Failure]) -> Decision:
     return Decision(True, f"goes on from step {last.step}{wait}, after {last.line}", seconds)
 
 
+def _said(error: BaseException) -> str:
+    """What an error says: of an actor that died, which one it was and why, which Ray hides among its identifiers."""
+    text = str(error)
+    fields = dict(re.findall(r"^\t(\w+): (.*)$", text, re.MULTILINE))
+    if not {"class_name", "pid", "ip"} <= fields.keys():
+        return text
+    who = f"{fields.get('name', '')} ({fields['class_name']}, process {fields['pid']} on {fields['ip']})"
+    return f"{who}: {text.rpartition(fields['ip'])[2]}"
+
+
 def _kind(error: BaseException) -> Kind:
+    if type(error).__module__.startswith("ray."):  # of Ray's losses, one is an AssertionError as well
+        return "lost"
     if isinstance(error, _REPEATABLE):
         return "repeatable"
     return "no room" if isinstance(error, OSError) and error.errno in NO_ROOM else "lost"
@@ -91,8 +105,9 @@ def _kind(error: BaseException) -> Kind:
 def _bottom(error: BaseException) -> Iterator[BaseException]:
     """The errors that Ray's wrappers wrap: one of each rank where a group of workers failed."""
     of_ranks = getattr(error, "worker_failures", None)
-    # ControllerError; Ray Train's note of a worker's exception, which has no public name for it; RayTaskError
-    wrapped = (getattr(error, name, None) for name in ("controller_failure", "_base_exc", "cause"))
+    # ControllerError; Ray Train's notes of a worker that died and of what one raised; RayTaskError
+    names = ("controller_failure", "health_check_failure", "_base_exc", "cause")
+    wrapped = (getattr(error, name, None) for name in names)
     inner = next((cause for cause in wrapped if isinstance(cause, BaseException)), None)
     if of_ranks:
         for rank in sorted(of_ranks):
