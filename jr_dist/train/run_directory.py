@@ -88,6 +88,15 @@ def newest_start(run: Path) -> int:
     return max((int(path.stem) for path in (run / STARTS).glob("[0-9]*.json")), default=0)
 
 
+def check_newest(run: Path, incarnation: int) -> None:
+    """Raise `InputError` where another start has taken the run over."""
+    if newest_start(run) != incarnation:
+        raise InputError(
+            f"run.path {run} was started again (start {newest_start(run)}) while this start, {incarnation}, still "
+            "trained; allowed is one at a time; this one ends and leaves the run to the newer"
+        )
+
+
 @contextmanager
 def new_checkpoint(run: Path, step: int, incarnation: int, names: Sequence[str]) -> Iterator[Path]:
     """A new directory that becomes the run's checkpoints `names` (`last`, `best`) when the block ends well.
@@ -97,13 +106,16 @@ def new_checkpoint(run: Path, step: int, incarnation: int, names: Sequence[str])
     """
     folder = run / "checkpoints"
     path = folder / f"step-{step:08d}-start-{incarnation}"
-    with atomic_directory(path) as aside:
-        yield aside
-        if newest_start(run) != incarnation:
-            raise InputError(
-                f"run.path {run} was started again (start {newest_start(run)}) while this start, {incarnation}, still "
-                "trained; allowed is one at a time; this one ends and leaves the run to the newer"
-            )
+    check_newest(run, incarnation)
+    if folder.is_dir():
+        _sweep(folder)  # what a killed writer left must not take the room that this one needs
+    try:
+        with atomic_directory(path) as aside:
+            yield aside
+            check_newest(run, incarnation)
+    except OSError:
+        check_newest(run, incarnation)  # whose sweep takes away what this one writes
+        raise
     for name in names:
         aside = folder / f".{name}.{uuid.uuid4().hex[:8]}"
         aside.symlink_to(path.name)
@@ -117,8 +129,12 @@ def _sweep(folder: Path) -> None:
     names = [name for name in (BEST, LAST) if (folder / name).is_symlink()]
     kept = {*names, *(os.readlink(folder / name) for name in names)}
     for path in folder.iterdir():
-        if path.name not in kept:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if path.name in kept:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def keep_metrics_until(run: Path, step: int) -> None:
