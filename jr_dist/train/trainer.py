@@ -194,7 +194,6 @@ def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: i
             ) from cause
         time.sleep(decision.seconds)
         check_newest(run, incarnation)  # this start may have failed because another goes on in its place
-        check_newest(run, incarnation)  # this start may have failed because another goes on in its place
 
 
 def _attempt(config: Config, run: Path, start: Path | None, side_by_side: int, incarnation: int) -> dict[str, Any]:
