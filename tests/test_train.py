@@ -90,7 +90,8 @@ def test_losses_fall(tiny_dataset, tmp_path):
     {},
     {"retrieval__source_embedding": "code"},
     {"train__optimizer": "sgd", "train__alternate": True, "retrieval__loss": "l1", "retrieval__fit_scale": "learned"},
-], ids=["defaults", "learned embedding", "the paper's letter"])  # fmt: skip
+    {"bank__lookahead": 1, "retrieval__refresh_steps": 2, "bank__num_shards": 3, "bank__block_size": 4},
+], ids=["defaults", "learned embedding", "the paper's letter", "drawn ahead"])  # fmt: skip
 def test_resuming_equals_never_having_stopped(tiny_dataset, tmp_path, overrides, capsys):
     straight = settings(tiny_dataset, tmp_path / "straight", train__schedule="constant", **overrides)
     train(straight)
@@ -199,6 +200,22 @@ def test_a_run_is_not_overwritten_or_continued_by_other_settings(tiny_dataset, t
     with pytest.raises(InputError, match=r"model\.global_code 16, now it is 20"):
         train(settings(tiny_dataset, run, train__epochs=3, model__global_code=20))
     assert all(np.array_equal(before[name], value) for name, value in arrays_of(run).items())
+
+
+def test_drawing_ahead_looks_at_the_codes_of_the_step_before(tiny_dataset, tmp_path):
+    """With codes that hardly move, it draws what is drawn without; with codes that move, something else."""
+    drawn = {}
+    for rate in (1e-12, 1e-1):
+        for ahead in (0, 1):
+            run = tmp_path / f"{rate}-{ahead}"
+            overrides = {"train__learning_rate": rate, "bank__lookahead": ahead, "retrieval__sigma0": 1.0}
+            train(settings(tiny_dataset, run, retrieval__source_embedding="code", **overrides))
+            arrays = arrays_of(run)
+            drawn[rate, ahead] = np.concatenate(
+                [arrays[f"bank.0.{name}.count"] for name in ("global_code", "embedding")]
+            )
+    assert np.array_equal(drawn[1e-12, 0], drawn[1e-12, 1])
+    assert not np.array_equal(drawn[1e-1, 0], drawn[1e-1, 1])
 
 
 @pytest.mark.parametrize("damage", ["flip", "missing", "no manifest"])

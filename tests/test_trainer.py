@@ -152,3 +152,39 @@ def test_more_workers_and_shards_than_processors_are_refused(ray_cluster, tiny_d
     )
     with pytest.raises(InputError, match=r"ask for 5 processors.*allowed is 4"):
         train(config)
+
+
+@pytest.mark.slow
+def test_a_database_that_outgrows_memory_is_encoded_through_ray_data(ray_cluster, tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("JR_SCRATCH", str(tmp_path))
+    worker, scratch = trainer._worker, str(tmp_path)
+
+    def worker_without_memory(settings):
+        import os
+
+        from jr_dist.data import source_store
+        from jr_dist.train import trainer
+
+        streamed, stream = [], trainer.source_batches
+
+        def counted(*arguments, **options):
+            streamed.append(arguments)
+            return stream(*arguments, **options)
+
+        os.environ["JR_SCRATCH"] = scratch
+        source_store.IN_MEMORY_BYTES, trainer.source_batches = 0, counted
+        metrics = worker(settings)
+        assert len(streamed) >= 3, "the first encoding and those of the validations"
+        return metrics
+
+    common = {
+        "train__epochs": 2, "train__validate_every": 1, "retrieval__sigma0": 1.0, "bank__num_shards": 2,
+        "bank__block_size": 4,
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    train(settings(tiny_dataset, tmp_path / "in-memory", **common))
+    monkeypatch.setattr(trainer, "_worker", worker_without_memory)
+    train(settings(tiny_dataset, tmp_path / "mapped", train__num_workers=1, **common))
+    first, second = arrays_of(tmp_path / "in-memory"), arrays_of(tmp_path / "mapped")
+    for name in first:
+        assert np.array_equal(first[name], second[name]), name
