@@ -174,7 +174,7 @@ def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: i
     """Attempts until one ends well, each a new start of the run from its last checkpoint."""
     title, reason = METHODS[config.train.method].title, "started"
     failures: list[Failure] = []
-    _check_capacity(config)
+    _check_capacity(config, side_by_side)
     while True:
         incarnation = claim(run, reason)
         try:
@@ -239,16 +239,17 @@ def _layout(config: Config) -> BankLayout:
     return bank_layout(config, store.num_parts)
 
 
-def _check_capacity(config: Config) -> None:
-    """A cluster of this machine does not grow: what does not fit would wait for ever."""
+def _check_capacity(config: Config, side_by_side: int) -> None:
+    """A cluster of this machine does not grow: what does not fit, shards and workers of all runs, waits for ever."""
     workers, shards = config.train.num_workers, config.bank.num_shards
-    needed = workers * WORKER_CPUS + (0 if workers == shards == 1 else shards * SHARD_CPUS)
+    needed = side_by_side * (workers * WORKER_CPUS + (0 if workers == shards == 1 else shards * SHARD_CPUS))
     there = ray.cluster_resources().get("CPU", 0)
     if is_own_cluster(config.cluster) and needed > there:
+        runs = f"{side_by_side} runs with " if side_by_side > 1 else ""
         raise InputError(
-            f"train.num_workers {workers} and bank.num_shards {shards} ask for {needed:g} processors: {WORKER_CPUS:g} "
-            f"a worker, {SHARD_CPUS:g} a shard; allowed is {there:g}, what the cluster started here has; lower one of "
-            "them, or raise cluster.num_cpus"
+            f"{runs}train.num_workers {workers} and bank.num_shards {shards} ask for {needed:g} processors: "
+            f"{WORKER_CPUS:g} a worker, {SHARD_CPUS:g} a shard; allowed is {there:g}, what the cluster started here "
+            "has; lower one of them, or raise cluster.num_cpus"
         )
 
 
