@@ -101,7 +101,7 @@ def _column(num_sources: int, measured: Measured, assumed: Assumed) -> dict[str,
     return {
         "bank, all shards": _gb(shard_bytes(layout, range(layout.num_blocks), rule.num_slots)),
         f"a shard, of {assumed.shards}": _gb(shard),
-        "points, a mapped file a machine": _gb(num_sources * NUM_POINTS * POINT_BYTES),
+        "points, a machine, mapped above 4 GB": _gb(num_sources * NUM_POINTS * POINT_BYTES),
         "boxes, joints, ids, a worker": _gb(num_sources * _source_bytes()),
         "sources that an accelerator keeps": f"{min(num_sources, DEVICE_CACHE // _device_bytes()):,}",
         "a worker and shards, a step": f"{(asked + codes) / 1e6:.2f} MB, {codes_s * 1e3:.1f} ms",
@@ -132,7 +132,7 @@ def _device_bytes() -> int:
 
 
 def _gb(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:.3g} GB"
+    return f"{num_bytes / 1e9:.2g} GB"
 
 
 def read(path: Path) -> Measured:
@@ -158,8 +158,8 @@ def main() -> None:
     measured = read(options.pop("records"))
     assumed = Assumed(**options)
     for title, values in (("measured", measured), ("assumed", assumed)):
-        print(f"{title}: " + ", ".join(f"{f.name} {getattr(values, f.name):.4g}" for f in fields(values)))
-    print("\n| sources | " + " | ".join(f"{size:,}" for size in SIZES) + " |\n|---" + "|---" * len(SIZES) + "|")
+        print(f"{title}: " + ", ".join(f"{f.name} {getattr(values, f.name):.4g}" for f in fields(values)) + "\n")
+    print("| sources | " + " | ".join(f"{size:,}" for size in SIZES) + " |\n|---" + "|---" * len(SIZES) + "|")
     for name, cells in table(measured, assumed).items():
         print(f"| {name} | " + " | ".join(cells) + " |")
 
