@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from jr_dist.bank.layout import cut, shard_bytes
 from jr_dist.config import load_config
@@ -28,21 +29,25 @@ DEVICE_CACHE = 2 << 30  # as `DeviceGeometry` has it
 REFRESH_SHARE = 0.1  # of the time that refreshing the cached embedding may take
 
 
+def _assumption(default: float, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
 @dataclass(frozen=True)
 class Assumed:
     """A cluster that nobody has measured."""
 
-    workers: int = 16
-    shards: int = 16
-    shard_threads: int = 4  # the scan's, taken to be as many times faster
-    step_ms: float = 200.0  # of a worker, on its accelerator, without any waiting
-    network_mb_s: float = 1000.0  # of each machine, each way; one worker and one shard on it
-    latency_ms: float = 1.0  # of a message
-    disk_mb_s: float = 2000.0  # of the shared file system, all shards together
-    encoder_speedup: float = 100.0  # an accelerator against the processor thread that was measured
-    failures_a_day: float = 1.0
-    restart_s: float = 120.0  # until processes are up again, without reading the checkpoint
-    checkpoint_minutes: float = 30.0  # between two
+    workers: int = _assumption(16, "W")
+    shards: int = _assumption(16, "N, at most one a block of sources")
+    shard_threads: int = _assumption(4, "threads of a shard; the scan is taken to be as many times faster")
+    step_ms: float = _assumption(200.0, "a step of a worker on its accelerator, without any waiting")
+    network_mb_s: float = _assumption(1000.0, "of each machine, each way; one worker and one shard are on it")
+    latency_ms: float = _assumption(1.0, "of a message, one way")
+    disk_mb_s: float = _assumption(2000.0, "of the shared file system, for all shards together")
+    encoder_speedup: float = _assumption(100.0, "an accelerator's, against the processor thread that was measured")
+    failures_a_day: float = _assumption(1.0, "of the whole run")
+    restart_s: float = _assumption(120.0, "until all processes are up again, without reading the checkpoint")
+    checkpoint_minutes: float = _assumption(30.0, "between two checkpoints")
 
 
 @dataclass(frozen=True)
@@ -151,9 +156,10 @@ def main() -> None:
     """Print the inputs and the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path, help="what bank.py --json wrote")
-    for field in fields(Assumed):
-        flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=type(field.default), default=field.default, help=f"[{field.default:g}]")
+    for assumption in fields(Assumed):
+        flag, default = "--" + assumption.name.replace("_", "-"), assumption.default
+        meaning = f"{assumption.metadata['meaning']} [{default:g}]"
+        parser.add_argument(flag, type=type(default), default=default, metavar="X", help=meaning)
     options = vars(parser.parse_args())
     measured = read(options.pop("records"))
     assumed = Assumed(**options)
