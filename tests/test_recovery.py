@@ -148,7 +148,7 @@ def test_a_lost_process_is_replaced_at_once_and_a_full_disk_is_given_time():
         kind: [after_failure([Failure(kind, LOST, 6)] * times).seconds for times in range(1, MOST_WITHOUT_PROGRESS)]
         for kind in ("lost", "no room")
     }
-    assert waits == {"lost": [0, 10, 20], "no room": [10, 20, 40]}
+    assert waits == {"lost": [0, 10, 20, 40, 80], "no room": [10, 20, 40, 80, 160]}
 
 
 def drive(run: Path, outcomes: list[Any], steps: list[int]) -> tuple[list[str], list[float], Any]:
@@ -164,7 +164,7 @@ def drive(run: Path, outcomes: list[Any], steps: list[int]) -> tuple[list[str], 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "_attempt", attempt)
-        patch.setattr(trainer, "_check_capacity", lambda config: None)
+        patch.setattr(trainer, "_check_capacity", lambda *_: None)
         patch.setattr(trainer, "saved_step", lambda run: steps.pop(0))
         patch.setattr(trainer, "time", SimpleNamespace(sleep=waits.append))
         try:
@@ -196,11 +196,13 @@ def test_the_driver_ends_with_the_error_that_would_come_again(tmp_path, capsys):
 def test_the_driver_gives_up_where_nothing_new_is_saved(tmp_path):
     lost = [of_ranks(r0=raised(LOST)) for _ in range(MOST_WITHOUT_PROGRESS)]
     reasons, waits, result = drive(tmp_path, lost, [6] * MOST_WITHOUT_PROGRESS)
-    assert len(reasons) == MOST_WITHOUT_PROGRESS and waits == [0, 10, 20]
+    assert len(reasons) == MOST_WITHOUT_PROGRESS and waits == [0, 10, 20, 40, 80]
     assert isinstance(result, RuntimeError) and result.__cause__ is LOST
-    assert "4 failures since the checkpoint of step 6" in str(result) and "start the same command again" in str(result)
+    assert f"{MOST_WITHOUT_PROGRESS} failures since the checkpoint of step 6" in str(
+        result
+    ) and "start the same command again" in str(result)
     full = [of_ranks(r0=raised(of_shard(FULL))) for _ in range(MOST_WITHOUT_PROGRESS)]
-    assert drive(tmp_path / "full", full, [6] * MOST_WITHOUT_PROGRESS)[1:] == ([10, 20, 40], FULL)
+    assert drive(tmp_path / "full", full, [6] * MOST_WITHOUT_PROGRESS)[1:] == ([10, 20, 40, 80, 160], FULL)
 
 
 def test_a_driver_that_was_overtaken_does_not_take_the_run_back(tmp_path):

@@ -10,8 +10,9 @@ from typing import Literal
 
 from jr_dist.errors import InputError
 
-#: failures in a row with no new checkpoint between them, after which going on is pointless
-MOST_WITHOUT_PROGRESS = 4
+#: failures in a row with no new checkpoint between them, after which going on is pointless; with the waits between
+#: them, two and a half minutes: Ray may take one to notice that a machine is gone, and places new processes on it
+MOST_WITHOUT_PROGRESS = 6
 #: what the same data and settings would raise again
 _REPEATABLE = (
     *(InputError, FloatingPointError, AssertionError, ArithmeticError, ValueError, TypeError),
