@@ -29,8 +29,8 @@ def checkpoint_path(run: str | Path, which: str) -> Path:
 
 
 def has_checkpoint(run: str | Path, which: str = LAST) -> bool:
-    """Whether the run has a finished checkpoint of that name."""
-    return (checkpoint_path(run, which) / "manifest.json").is_file()
+    """Whether the run has a checkpoint of that name: one that is damaged is no reason to start afresh over it."""
+    return os.path.lexists(checkpoint_path(run, which))
 
 
 def start_point(config: Config) -> Path | None:
