@@ -17,17 +17,36 @@ SEED, STEP = 5, 11
 MANY = 4100  # rows: many blocks, the last of them not full
 
 
+def copied(weight, embedding):
+    copy = new_scan_copy(*weight.shape)
+    set_scan_rows(copy, np.arange(len(weight)), weight, embedding)
+    return copy
+
+
+def weight_and_product(copy):
+    """w and w s of the rows, [R, D] each."""
+    rows = copy.values.transpose(2, 0, 3, 1).reshape(2, -1, copy.values.shape[1])
+    return rows[:, : copy.num_rows]
+
+
+def of_rows(copy, rows):
+    """A copy of some rows of another, to the bit."""
+    weight, product = weight_and_product(copy)
+    result = copied(weight[rows], np.zeros_like(weight[rows]))
+    group, place = np.divmod(np.arange(result.num_rows), 8)
+    result.values[group, :, 1, place] = product[rows]
+    return result
+
+
 def problem(num_rows, dimensions, num_targets, seed=0):
     """A copy, ids with gaps, queries near some rows, ids of targets."""
     rng = np.random.default_rng(seed)
     weight = rng.uniform(0.1, 1, (num_rows, dimensions)).astype(np.float32)
     embedding = rng.standard_normal((num_rows, dimensions), np.float32)
-    copy = new_scan_copy(num_rows, dimensions)
-    set_scan_rows(copy, np.arange(num_rows), weight, embedding)
     queries = embedding[rng.integers(num_rows, size=num_targets)]
     queries += 0.3 * rng.standard_normal(queries.shape, np.float32)
     ids = np.cumsum(rng.integers(1, 9, num_rows))
-    return copy, ids, queries, rng.integers(0, 2**40, num_targets)
+    return copied(weight, embedding), ids, queries, rng.integers(0, 2**40, num_targets)
 
 
 def draw(copy, ids, queries, targets, k=10, sigma0=1.0, num_threads=1):
@@ -50,20 +69,27 @@ def test_distances_are_the_definition(dimensions):
     rng = np.random.default_rng(1)
     weight = rng.uniform(0, 1, (333, dimensions)).astype(np.float32)
     embedding, queries = rng.standard_normal((333, dimensions), np.float32), rng.standard_normal((21, dimensions))
-    copy = new_scan_copy(333, dimensions)
-    set_scan_rows(copy, np.arange(333), weight, embedding)
+    copy = copied(weight, embedding)
     exact = np.square(weight.astype(np.float64) * (queries[:, None] - embedding.astype(np.float64))).sum(2)
     # differences of products rounded once: absolute in the size of the terms, where they cancel
     assert np.allclose(distances(copy, queries.astype(np.float32), num_threads=2), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_set_again():
+    rng = np.random.default_rng(3)
+    weight, embedding = rng.random((2, 45, 6), np.float32)
+    copy = copied(weight, embedding)
+    rows = np.array([44, 0, 17, 9])
+    weight[rows], embedding[rows] = rng.random((2, 4, 6), np.float32)
+    set_scan_rows(copy, rows, weight[rows], embedding[rows])
+    assert np.array_equal(copy.values, copied(weight, embedding).values)
 
 
 def test_a_source_lies_at_no_distance_from_itself():
     rng = np.random.default_rng(2)
     weight = np.exp2(rng.integers(-8, 1, (40, 24))).astype(np.float32)  # products with these are exact
     embedding = 1e3 * rng.standard_normal((40, 24), np.float32)
-    copy = new_scan_copy(40, 24)
-    set_scan_rows(copy, np.arange(40), weight, embedding)
-    assert np.array_equal(np.diag(distances(copy, embedding, num_threads=1)), np.zeros(40))
+    assert np.array_equal(np.diag(distances(copied(weight, embedding), embedding, num_threads=1)), np.zeros(40))
 
 
 @pytest.mark.parametrize("num_targets", [1, 3, 16, 17, 40])
@@ -98,7 +124,7 @@ def test_all_rows_in_the_order_of_their_scores():
 def test_against_float64():
     copy, ids, queries, targets = problem(2000, 64, 16)
     found = draw(copy, ids, queries, targets, 5, 2.0)
-    weight, moved = copy[:, 0].astype(np.float64), copy[:, 1].astype(np.float64)
+    weight, moved = weight_and_product(copy).astype(np.float64)
     logits = -np.square(weight * queries[:, None] - moved).sum(2) / 4
     scores = logits - np.log(-np.log(uniform_noise(SEED, STEP, targets, ids)))
     rows, best = best_by_sorting(scores, ids, 6)
@@ -134,7 +160,7 @@ def test_parts_merged_are_the_whole(seed, sigma0):
     copy, ids, queries, targets = problem(700, 6, 5, seed)
     whole = draw(copy, ids, queries, targets, 8, sigma0)
     owner = rng.integers(3, size=700)
-    parts = [draw(copy[owner == s], ids[owner == s], queries, targets, 8, sigma0) for s in range(3)]
+    parts = [draw(of_rows(copy, owner == s), ids[owner == s], queries, targets, 8, sigma0) for s in range(3)]
     rows, scores = np.concatenate([p.rows for p in parts], 1), np.concatenate([p.scores for p in parts], 1)
     for b in range(5):
         order = np.lexsort((rows[b], -scores[b]))[:8]
@@ -149,13 +175,31 @@ def test_parts_merged_are_the_whole(seed, sigma0):
 
 def test_order_of_the_rows_does_not_matter_and_ties_go_to_the_smaller_id():
     copy, _, queries, targets = problem(MANY, 4, 3)
-    copy[:] = copy[0]  # one distance: all logits tie, and sigma0 makes them so large that the noise is rounded away
-    ids = np.random.default_rng(0).permutation(len(copy)) + 100
-    found = draw(copy, ids, queries + 100, targets, 6, 1e-4)
+    one = of_rows(copy, np.zeros(MANY, int))
+    ids = np.random.default_rng(0).permutation(MANY) + 100
+    # one distance: all logits tie, and sigma0 makes them so large that the noise is rounded away
+    found = draw(one, ids, queries + 100, targets, 6, 1e-4)
     assert np.array_equal(found.nearest, [100, 100, 100])
     assert np.array_equal(found.rows, np.broadcast_to(np.arange(100, 106), (3, 6)))
     order = np.argsort(ids)
-    assert_same(draw(copy[order], ids[order], queries, targets), draw(copy, ids, queries, targets))
+    sorted_, dealt = draw(of_rows(copy, order), ids[order], queries, targets), draw(copy, ids, queries, targets)
+    for name in ("rows", "scores", "nearest", "nearest_score"):  # sums are rounded in the order of the rows
+        assert np.array_equal(getattr(sorted_, name), getattr(dealt, name)), name
+
+
+@pytest.mark.parametrize("size", [1e3, 1e6, 3e6])
+def test_noise_rounded_in_large_scores(size):
+    """Scores so large that the rounding of a sum with noise lets a source with the smaller noise win by its id."""
+    copy, _, queries, targets = problem(MANY, 4, 40)
+    queries[:] = queries[0]
+    squared = distances(copy, queries[:1], num_threads=1)[0, 0]
+    ids = np.random.default_rng(0).permutation(MANY)
+    sigma0 = float(np.sqrt(squared / size))
+    found = draw(of_rows(copy, np.zeros(MANY, int)), ids, queries, targets, 12, sigma0)
+    logit = -squared / np.float32(sigma0 * sigma0)
+    rows, scores = best_by_sorting(logit + gumbel_noise(SEED, STEP, targets, ids), ids, 12)
+    assert np.array_equal(found.scores, scores)
+    assert np.array_equal(found.rows, rows)
 
 
 def test_frequencies_are_those_of_the_softmax():
@@ -175,7 +219,7 @@ def test_what_is_not_finite_is_refused(value, where):
     if where == "query":
         queries[16, 4] = value
     else:
-        copy[-1, 1, 2] = value
+        copy.values[(MANY - 1) // 8, 2, 1, (MANY - 1) % 8] = value
     with pytest.raises(FloatingPointError, match="NaN or infinite"):
         draw(copy, ids, queries, targets)
 
@@ -183,7 +227,7 @@ def test_what_is_not_finite_is_refused(value, where):
 def test_nothing_to_scan_is_refused():
     copy, ids, queries, targets = problem(4, 5, 2)
     with pytest.raises(AssertionError, match="0 rows"):
-        draw(copy[:0], ids[:0], queries, targets)
+        draw(new_scan_copy(0, 5), ids[:0], queries, targets)
     with pytest.raises(AssertionError, match="no targets"):
         draw(copy, ids, queries[:0], targets[:0])
     with pytest.raises(AssertionError, match="3 ids"):

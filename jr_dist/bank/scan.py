@@ -1,8 +1,8 @@
 """Soft retrieval over the rows of a shard (Eq. 1): the k best noisy logits in one pass over a copy made for it.
 
-The copy holds w_r and w_r s_r of each row: d^2 = sum_j (w_rj t_bj - w_rj s_rj)^2 is the difference form, at two
-multiply-adds an element and without the cancellation of |t|^2 - 2 t s + |s|^2. Answers do not depend on the number of
-threads, nor on which other targets are asked for at once, nor does a row's score on which other rows are there.
+The copy holds w_r and w_r s_r: d^2 = sum_j (w_rj t_bj - w_rj s_rj)^2 is the difference form, at two multiply-adds an
+element and without the cancellation of |t|^2 - 2 t s + |s|^2. Answers do not depend on the number of threads, nor on
+which other targets are asked for at once, nor does a row's score on which other rows are there.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,17 @@ from typing import NamedTuple
 import numpy as np
 
 from jr_dist.bank.noise_kernels import NO_SOURCE, target_keys, uniform_block
-from jr_dist.bank.scan_kernels import BLOCK, distance_blocks, scan_blocks
+from jr_dist.bank.scan_kernels import BLOCK, SIDE_BY_SIDE, distance_blocks, scan_blocks
 from jr_dist.geometry.blocks import run_blocks
 from jr_dist.geometry.simd import LANES
+
+
+@dataclass(frozen=True)
+class ScanCopy:
+    """w_r and w_r s_r of R rows in the order in which they are read: one cache line for a dimension of eight rows."""
+
+    num_rows: int
+    values: np.ndarray  # [R / 8 rounded up, D, 2, 8] float32
 
 
 @dataclass(frozen=True)
@@ -45,18 +53,20 @@ class _Found(NamedTuple):
     weighted: np.ndarray  # [N, B] float32: sum exp(logit - top) (logit - top)
 
 
-def new_scan_copy(num_rows: int, dimensions: int) -> np.ndarray:
-    """Room for the copy: [R, 2, D] float32 zeros."""
-    return np.zeros((num_rows, 2, dimensions), np.float32)
+def new_scan_copy(num_rows: int, dimensions: int) -> ScanCopy:
+    """Room for the copy, all zeros."""
+    return ScanCopy(num_rows, np.zeros((-(-num_rows // SIDE_BY_SIDE), dimensions, 2, SIDE_BY_SIDE), np.float32))
 
 
-def set_scan_rows(copy: np.ndarray, rows: np.ndarray, weight: np.ndarray, embedding: np.ndarray) -> None:
-    """Put weights w and embeddings s, [n, D] each, into places `rows` of the copy."""
-    copy[rows] = np.stack([weight, weight * embedding], axis=1)
+def set_scan_rows(copy: ScanCopy, rows: np.ndarray, weight: np.ndarray, embedding: np.ndarray) -> None:
+    """Put weights w and embeddings s, [n, D] float32 each, into places `rows` of the copy."""
+    group, place = np.divmod(rows, SIDE_BY_SIDE)
+    copy.values[group, :, 0, place] = weight
+    copy.values[group, :, 1, place] = weight * embedding
 
 
 def scan(
-    copy: np.ndarray,
+    copy: ScanCopy,
     source_ids: np.ndarray,
     queries: np.ndarray,
     target_ids: np.ndarray,
@@ -69,17 +79,17 @@ def scan(
 ) -> Scan:
     """The k (all R if fewer) largest of -d^2 / sigma0^2 + Gumbel(seed, step, target, source), of R rows for B targets.
 
-    copy: [R, 2, D] float32; source_ids: [R] int64, unique; queries: [B, D] float32; the noise is `noise.gumbel_noise`.
+    source_ids: [R] int64, unique; queries: [B, D] float32; the noise is that of `noise.gumbel_noise`.
     Raises `FloatingPointError` where a logit is NaN or infinite.
     """
-    num_targets, num_rows = len(queries), len(copy)
+    num_targets, num_rows = len(queries), copy.num_rows
     assert len(source_ids) == num_rows > 0, f"{num_rows} rows with {len(source_ids)} ids"
     ids = np.ascontiguousarray(source_ids, np.int64)
     packed = _packed(copy, queries)
     keys = _keys(target_ids, num_targets, seed, step)
     found = _nothing_found(num_rows, num_threads, len(keys), min(k, num_rows))
     divisor = np.float32(-sigma0 * sigma0)
-    blocks = partial(scan_blocks, copy.reshape(-1), ids, packed, keys, divisor, num_targets, found)
+    blocks = partial(scan_blocks, copy.values.reshape(-1), ids, packed, keys, divisor, num_targets, found)
     if _with_lists(blocks, len(found.tops), num_threads):
         raise FloatingPointError("a distance to a source, or it over sigma0^2, is NaN or infinite")
     rows, scores = _merge(found.ids, found.scores, num_targets)
@@ -88,11 +98,11 @@ def scan(
     return Scan(rows, scores, log_total, mean_score, nearest[:, 0], nearest_score[:, 0])
 
 
-def distances(copy: np.ndarray, queries: np.ndarray, *, num_threads: int) -> np.ndarray:
+def distances(copy: ScanCopy, queries: np.ndarray, *, num_threads: int) -> np.ndarray:
     """d^2 [B, R] float32, the very numbers that `scan` uses."""
-    result = np.empty((len(queries), len(copy)), np.float32)
-    blocks = partial(distance_blocks, copy.reshape(-1), _packed(copy, queries), result)
-    run_blocks(blocks, -(-len(copy) // BLOCK), num_threads)
+    result = np.empty((len(queries), copy.num_rows), np.float32)
+    blocks = partial(distance_blocks, copy.values.reshape(-1), _packed(copy, queries), result)
+    run_blocks(blocks, -(-copy.num_rows // BLOCK), num_threads)
     return result
 
 
@@ -115,11 +125,11 @@ def _padded(targets: np.ndarray) -> np.ndarray:
     return np.concatenate([targets, np.repeat(targets[-1:], -len(targets) % LANES, axis=0)])
 
 
-def _packed(copy: np.ndarray, queries: np.ndarray) -> np.ndarray:
+def _packed(copy: ScanCopy, queries: np.ndarray) -> np.ndarray:
     """[B, D] -> [G, D * 16]: groups of sixteen targets, dimension by dimension."""
-    assert copy.dtype == np.float32 and copy.flags.c_contiguous, "the copy is made by new_scan_copy"
-    assert queries.shape[1] == copy.shape[2], f"queries of {queries.shape[1]} dimensions, rows of {copy.shape[2]}"
-    groups = _padded(np.asarray(queries, np.float32)).reshape(-1, LANES, queries.shape[1])
+    dimensions = copy.values.shape[1]
+    assert queries.shape[1] == dimensions, f"queries of {queries.shape[1]} dimensions, rows of {dimensions}"
+    groups = _padded(np.asarray(queries, np.float32)).reshape(-1, LANES, dimensions)
     return np.ascontiguousarray(groups.transpose(0, 2, 1)).reshape(len(groups), -1)
 
 

@@ -47,6 +47,8 @@ HELPERS = "ca80e15b76874633"
 
 #: rows whose sums run side by side, and those of a block, which stays in the cache for all targets
 SIDE_BY_SIDE, BLOCK = 8, 128
+#: floats between what is read and what is asked for, 16 kB
+AHEAD = 4096
 
 _ALL = np.uint32(0xFFFF)
 _GOLDEN = np.uint64(GOLDEN)
@@ -66,36 +68,33 @@ _BIAS = np.float32((127 + 31) * 2**23)
 
 
 @compiled
-def _add_square(copy, at, j, dimensions, target, total):
-    """total + (w_j t_j - w_j s_j)^2 of the row that starts at `at`."""
-    difference = multiply_subtract(broadcast(copy, at + j), target, broadcast(copy, at + dimensions + j))
+def _add_square(copy, at, target, total):
+    """total + (w_j t_j - w_j s_j)^2, of the row whose w_j lies at `at`."""
+    difference = multiply_subtract(broadcast(copy, at), target, broadcast(copy, at + SIDE_BY_SIDE))
     return multiply_add(difference, difference, total)
 
 
 @compiled
 def _block_distances(copy, first, stop, queries, distances):
-    """d^2 of rows first:stop to 16 targets, [stop - first, 16] flat. copy: [R, 2, D] flat; queries: [D, 16] flat."""
-    dimensions = len(queries) // LANES
-    size, last = 2 * dimensions, stop - 1
+    """d^2 of rows first:stop to 16 targets, [stop - first, 16] flat, and of what fills up the last eight.
+
+    copy: [R / 8, D, 2, 8] flat (see scan.ScanCopy); queries: [D, 16] flat; first: a multiple of 8.
+    """
     for row in range(first, stop, SIDE_BY_SIDE):
-        at0, at1 = row * size, min(row + 1, last) * size
-        at2, at3 = min(row + 2, last) * size, min(row + 3, last) * size
-        at4, at5 = min(row + 4, last) * size, min(row + 5, last) * size
-        at6, at7 = min(row + 6, last) * size, min(row + 7, last) * size
         d0 = d1 = d2 = d3 = d4 = d5 = d6 = d7 = splat(_ZERO)
-        for j in range(dimensions):
-            if j % LANES == 0:
-                for line in range(2 * SIDE_BY_SIDE):  # of the next eight rows, as many as this step uses up
-                    prefetch(copy, (row + SIDE_BY_SIDE) * size + (j * 2 * SIDE_BY_SIDE + line * LANES))
-            target = load(queries, j * LANES)
-            d0 = _add_square(copy, at0, j, dimensions, target, d0)
-            d1 = _add_square(copy, at1, j, dimensions, target, d1)
-            d2 = _add_square(copy, at2, j, dimensions, target, d2)
-            d3 = _add_square(copy, at3, j, dimensions, target, d3)
-            d4 = _add_square(copy, at4, j, dimensions, target, d4)
-            d5 = _add_square(copy, at5, j, dimensions, target, d5)
-            d6 = _add_square(copy, at6, j, dimensions, target, d6)
-            d7 = _add_square(copy, at7, j, dimensions, target, d7)
+        at = row * (len(queries) // LANES) * 2
+        for j in range(0, len(queries), LANES):
+            prefetch(copy, at + AHEAD)
+            target = load(queries, j)
+            d0 = _add_square(copy, at, target, d0)
+            d1 = _add_square(copy, at + 1, target, d1)
+            d2 = _add_square(copy, at + 2, target, d2)
+            d3 = _add_square(copy, at + 3, target, d3)
+            d4 = _add_square(copy, at + 4, target, d4)
+            d5 = _add_square(copy, at + 5, target, d5)
+            d6 = _add_square(copy, at + 6, target, d6)
+            d7 = _add_square(copy, at + 7, target, d7)
+            at += 2 * SIDE_BY_SIDE
         to = (row - first) * LANES
         store(distances, to, d0)
         store(distances, to + LANES, d1)
@@ -162,7 +161,7 @@ def _more_than_exp(x):
 def scan_blocks(copy, source_ids, queries, keys, divisor, num_targets, found, own, start, stop):
     """Blocks start:stop of rows into list `own` of `found` (scan._Found); 0, or 1 where a logit is not finite.
 
-    copy: [R, 2, D] flat; queries: [G, D * 16]; keys: [G * 16]; divisor: -sigma0^2, float32.
+    copy: [R / 8, D, 2, 8] flat; queries: [G, D * 16]; keys: [G * 16]; divisor: -sigma0^2, float32.
     """
     logits = np.empty(BLOCK * LANES, np.float32)
     floors = np.empty(len(keys), np.float32)
