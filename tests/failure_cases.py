@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +31,14 @@ _OF_THE_START = ("distinct_recent", "bank_wait")
 
 @dataclass(frozen=True)
 class Kill:
-    """SIGKILL to `victim`, sent by the worker `by` while the run's start `start` does `phase` at `step`."""
+    """What the worker `by` does to `victim` while the run's start `start` does `phase` at `step`.
+
+    A worker or a shard gets a SIGKILL, the disk of a shard is full from then on, and a node is left to the driver: the
+    worker says that it is time (`node_due`) and goes on when the node is gone (`node_gone`).
+    """
 
     start: int
-    victim: str  # "worker R" or "shard I"
+    victim: str  # "worker R", "shard I", "disk of shard I" or "node"
     phase: str
     step: int
     by: int
@@ -87,8 +96,10 @@ def _worker_with(kills: list[dict[str, Any]]) -> Callable[[dict[str, Any]], dict
     # A function within a function travels to the workers whole, with what it refers to: they need not find this file.
 
     def worker(settings: dict[str, Any]) -> dict[str, Any]:
+        import errno
         import os
         import signal
+        import time
         from pathlib import Path
 
         import numpy as np
@@ -104,8 +115,26 @@ def _worker_with(kills: list[dict[str, Any]]) -> Callable[[dict[str, Any]], dict
 
         def strike(phase: str, step: int) -> None:
             for kill in due:
-                if (kill["phase"], kill["step"], kill["by"]) == (phase, step, rank):
-                    os.kill(processes[kill["victim"]], signal.SIGKILL)
+                if (kill["phase"], kill["step"], kill["by"]) != (phase, step, rank):
+                    continue
+                victim = kill["victim"]
+                if victim.startswith("disk"):
+                    ray.get(settings["shards"][int(victim[-1])].actor.__ray_call__.remote(fill_disk))
+                elif victim == "node":
+                    (run / "node_due").touch()
+                    while not (run / "node_gone").exists():
+                        time.sleep(0.05)
+                else:
+                    os.kill(processes[victim], signal.SIGKILL)
+
+        def fill_disk(_: Any) -> None:
+            write = Path.write_bytes
+
+            def until_full(path: Path, content: bytes) -> int:
+                write(path, content[:100])
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+            Path.write_bytes = until_full
 
         def push(bank: BankClient, *arguments: Any) -> None:
             strike("before the push", bank.version)
@@ -134,7 +163,7 @@ def _worker_with(kills: list[dict[str, Any]]) -> Callable[[dict[str, Any]], dict
             strike("renamed", at[0])
             link(path, *arguments)
 
-        context = ray.train.get_context()
+        context, run = ray.train.get_context(), Path(settings["config"]["run"]["path"])
         rank = context.get_world_rank()
         due = [kill for kill in kills if kill["start"] == settings["incarnation"]]
         own = np.array([os.getpid()])
@@ -168,6 +197,38 @@ def logged(run: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name not in _OF_THE_START} for line in lines]
 
 
+def processes_of(mark: str) -> list[int]:
+    """Processes of this machine that were started, by whomever, with `mark` in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def children_of(parent: int) -> list[int]:
+    """The processes that another one started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            # "pid (name) state parent ...", and a name may hold spaces and brackets
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(folder.name))
+    return found
+
+
+def kill_tree(mark: str) -> int:
+    """SIGKILL to all processes with that mark, until there is none; returns how many they were."""
+    killed: set[int] = set()
+    while pids := processes_of(mark):
+        killed |= set(pids)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    return len(killed)
+
+
 def reasons_of(run: Path) -> list[str]:
     """Why each start of a run was made."""
     return [json.loads(path.read_text())["reason"] for path in sorted((run / "starts").iterdir())]
@@ -180,3 +241,40 @@ def bytes_of(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in files} | {
         str(path.relative_to(run)): str(path.readlink()).encode() for path in links
     }
+
+
+def train_on_nodes(dataset: Path, run: Path, step: int) -> None:
+    """Train on a cluster of two nodes, beside a head that has room for nothing; at `step` one node is killed.
+
+    Another comes some seconds later, without which there is no room for all shards and workers.
+    """
+    from ray._private import utils
+    from ray.cluster_utils import Cluster
+
+    utils.set_sigterm_handler = lambda handler: None  # only the main thread may set one, and it is busy training
+    store = 100 * 2**20
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": store})
+    nodes = [cluster.add_node(num_cpus=2, object_store_memory=store) for _ in range(2)]
+
+    def replace_node() -> None:
+        while not (run / "node_due").exists():
+            time.sleep(0.05)
+        processes = children_of(nodes[1].all_processes["raylet"][0].process.pid)
+        cluster.remove_node(nodes[1], allow_graceful=False)
+        for (
+            pid
+        ) in processes:  # workers and shards outlive their raylet by seconds; with a machine they are gone at once
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        (run / "node_gone").touch()
+        time.sleep(3)
+        cluster.add_node(num_cpus=2, object_store_memory=store)
+        threading.Event().wait()  # Linux ends what Ray has started with the thread that started it
+
+    threading.Thread(target=replace_node, daemon=True).start()
+    with struck_by([Kill(1, "node", "before the push", step, 0)]):
+        trainer.train(on_shards(dataset, run, 3, 1, cluster__address=cluster.address))
+
+
+if __name__ == "__main__":
+    train_on_nodes(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
