@@ -11,6 +11,7 @@ from conftest import TINY_SETTINGS
 
 from jr_dist.bank.client import BankClient, LocalShard
 from jr_dist.bank.layout import cut
+from jr_dist.bank.scan import ScanCopy
 from jr_dist.bank.shard import BankShard
 from jr_dist.config import load_config
 from jr_dist.data import source_store
@@ -52,7 +53,7 @@ def array_bytes(value) -> int:
     if isinstance(value, np.ndarray):
         return value.nbytes
     inner = value.values() if isinstance(value, dict) else vars(value).values()
-    return sum(array_bytes(part) for part in inner if isinstance(part, np.ndarray | dict))
+    return sum(array_bytes(part) for part in inner if isinstance(part, np.ndarray | dict | ScanCopy))
 
 
 @pytest.mark.parametrize(("optimizer", "embedding"), KINDS)
@@ -62,11 +63,18 @@ def test_a_shard_holds_what_is_planned(tiny_dataset, optimizer, embedding):
         train__optimizer=optimizer,
         retrieval__source_embedding=embedding,
         bank__num_shards=2,
-        bank__block_size=5,  # blocks of 5, 5 and 2 sources: the second shard has 7
+        bank__block_size=8,  # the scan's copy holds eight rows together
     )
     plan, shards = plan_training(config), shards_of(config)
     assert plan.shard_bytes == pytest.approx(max(map(array_bytes, shards)), rel=0.01)
-    assert plan.rows_a_shard == max(shard.last - shard.first for shard in shards) == 7
+    assert plan.rows_a_shard == max(shard.last - shard.first for shard in shards) == 8
+
+
+def test_the_largest_shard_is_planned(tiny_dataset):
+    config = config_of(tiny_dataset, bank__num_shards=2, bank__block_size=5)
+    plan, shards = plan_training(config), shards_of(config)
+    assert [shard.last - shard.first for shard in shards] == [5, 7]
+    assert plan.rows_a_shard == 7
     assert plan.blocks_a_shard == max(len(shard.blocks) for shard in shards) == 2
 
 
