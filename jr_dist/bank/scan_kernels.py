@@ -46,7 +46,7 @@ from jr_dist.geometry.simd import (
 HELPERS = "ca80e15b76874633"
 
 #: rows whose sums run side by side, and those of a block, which stays in the cache for all targets
-SIDE_BY_SIDE, BLOCK = 8, 128
+SIDE_BY_SIDE, BLOCK = 8, 256
 #: floats between what is read and what is asked for, 16 kB
 AHEAD = 4096
 
