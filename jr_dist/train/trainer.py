@@ -207,8 +207,9 @@ def _attempt(config: Config, run: Path, start: Path | None, side_by_side: int, i
         num_ranks=settings.num_workers, num_threads=threads, incarnation=incarnation, run=str(run),
     )  # fmt: skip
     use_gpu = settings.device == "cuda" or (settings.device == "auto" and _cluster_has_gpus())
+    trainer_class = _TrainerWithoutDashboard if is_own_cluster(config.cluster) else TorchTrainer
     with shards as handles:
-        trainer = TorchTrainer(
+        trainer = trainer_class(
             _worker,
             train_loop_config={
                 "config": config.model_dump(mode="json"),
@@ -232,6 +233,18 @@ def _attempt(config: Config, run: Path, start: Path | None, side_by_side: int, i
         metrics = trainer.fit().return_value
     assert metrics is not None, "rank 0 returns the last validation"
     return metrics
+
+
+class _TrainerWithoutDashboard(TorchTrainer):
+    """Does without the actor that asks the dashboard whether the controller lives, to clean up after it.
+
+    A cluster of our own has no dashboard and ends with us; there the actor learns nothing, keeps every start and every
+    end waiting, 18 s together, and complains of it in a traceback.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        return [each for each in callbacks if type(each).__name__ != "PlacementGroupCleanerCallback"]
 
 
 def _layout(config: Config) -> BankLayout:
