@@ -4,6 +4,9 @@
 
 Default widths (G = 256, D = 256, C = 32), 8 parts a source, adam; 160 sources a step. Measured:
 
+    bank.propose_vs_naive_100k, bank.propose_vs_blocked_100k   the scan of 100,000 sources for 16 targets, K = 10. Peer:
+                           the same in torch (bank_scan.py), over all rows at once and in blocks
+    bank.propose_1m_over_100k   its time over a million sources to that, 10 if it is linear
     bank.pull_rows_per_s.N, bank.push_rows_per_s.N   sources a second: codes from N shards in actors; gradients to them
                            until they are applied. Peer: a shard in this process
     bank.wait_share        share of a training step of 2 workers that waits for the bank, with lookahead; without it
@@ -33,6 +36,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from bank_scan import propose
 from bank_wait import wait_share
 from harness import Record, finish, interleaved, machine, parser, progress, ratio
 from torch import Tensor, nn
@@ -270,7 +274,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(machine(options.threads) + "; wall time where several processes work")
     records = []
-    for measure in (against_sparse_adam, files, encoding, *([memory] if sys.platform == "linux" else [])):
+    in_this_process = (propose, against_sparse_adam, files, encoding)
+    for measure in (*in_this_process, *([memory] if sys.platform == "linux" else [])):  # memory is read from /proc
         records += measure(options.quick)
     with connect(ClusterConfig(num_cpus=16, object_store_mb=256), log_to_driver=False):
         for measure in (transfer, wait_share):

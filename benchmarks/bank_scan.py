@@ -1,11 +1,7 @@
-"""Soft retrieval over all sources of a shard: 16 targets, 256 dimensions, the 10 best of the noisy logits.
+"""Soft retrieval over all sources of a shard (for bank.py): 16 targets, 256 dimensions, the 10 best noisy logits.
 
-    python benchmarks/propose.py [--quick] [--json FILE] [--threads T]
-
-`bank.propose_vs_naive_100k`: the scan against the definition in torch, one target at a time over all rows, with torch's
-own random numbers and topk; the same threads, taking turns. `bank.propose_vs_blocked_100k`: the same in blocks of rows
-small enough for the cache, the fastest that we found torch to be without the matrix product that cancels.
-`bank.propose_1m_over_100k`: the time of the scan over 1 million sources to that over 100 thousand, 10 if it is linear.
+Peers are the definition in torch with torch's own random numbers and topk, one target at a time: over all rows, and in
+blocks small enough for the cache, the fastest that we found torch to be without the matrix product that cancels.
 """
 
 from __future__ import annotations
@@ -16,7 +12,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from harness import Record, finish, interleaved, machine, parser, ratio
+from harness import Record, interleaved, ratio
 from torch import Tensor
 
 from jr_dist.bank.scan import Scan, ScanCopy, new_scan_copy, scan, set_scan_rows
@@ -84,6 +80,12 @@ def against_torch(rounds: int, num_sources: int = 100_000) -> list[Record]:
     ]
 
 
+def propose(quick: bool) -> list[Record]:
+    """Against torch, and how the time grows."""
+    rounds = 3 if quick else 9
+    return against_torch(rounds) + growth(rounds)
+
+
 def growth(rounds: int) -> list[Record]:
     """A million sources to a hundred thousand."""
     targets = queries()
@@ -92,16 +94,3 @@ def growth(rounds: int) -> list[Record]:
     }
     seconds = interleaved(contenders, rounds)
     return [Record("bank.propose_1m_over_100k", ratio(seconds["100000"], seconds["1000000"]), "x")]
-
-
-def main() -> None:
-    """Measure, print, write."""
-    options = parser(__doc__).parse_args()
-    torch.set_num_threads(options.threads)
-    rounds = 3 if options.quick else 9
-    print(f"{NUM_TARGETS} targets, {DIMENSIONS} dimensions, {rounds} rounds, {machine(options.threads)}")
-    finish(against_torch(rounds) + growth(rounds), options.json)
-
-
-if __name__ == "__main__":
-    main()
