@@ -38,7 +38,7 @@ from jr_dist.data.dataset import open_dataset, write_dataset
 from jr_dist.data.records import SourceModel
 from jr_dist.data.source_store import SourceStore
 from jr_dist.data.streams import TargetBatch
-from jr_dist.train.candidates import refresh_embeddings, uniform_candidates
+from jr_dist.train.candidates import begin_draw, refresh_embeddings, uniform_candidates
 from jr_dist.train.group import Group
 from jr_dist.train.methods.plan import StepPlan
 from jr_dist.train.state import TrainState, dense_optimiser, new_state
@@ -100,7 +100,8 @@ class Sides:
 
     def our_step(self, plan: StepPlan) -> dict[str, float]:
         """One step of ours."""
-        return joint_step(self.ours, self.batch, plan, RATE)
+        draw = begin_draw(self.ours, self.batch, soft=plan.soft)
+        return joint_step(self.ours, self.batch, plan, RATE, draw)
 
     def peer_deformation(self, peer: str) -> float:
         """One deformation step of theirs."""
@@ -167,7 +168,8 @@ def sides(store: SourceStore, num_targets: int, *, encoders: bool) -> Sides:
     batch = TargetBatch(step=0, rows=np.arange(num_targets), points=torch.from_numpy(points))
     candidates = uniform_candidates(NUM_SOURCES, NUM_CANDIDATES, batch.rows, seed=config.train.seed, step=0).rows
     dense = dense_sources(store)
-    tables = state.bank.shard.tables
+    codes = state.bank.pull(np.arange(NUM_SOURCES))
+    tables = {name: leaf.detach().numpy() for name, leaf in codes.leaves().items()}
     peers = {
         name: PublishedStep(dense, state.networks, tables, store.num_parts, chamfer)
         for name, chamfer in (("cdist", by_cdist), ("two_pass", by_two_passes))

@@ -111,17 +111,15 @@ def test_the_order_of_arrival_of_pushes_changes_no_bit():
     assert np.array_equal(tables[0], tables[1]) and np.array_equal(tables[0], tables[2])
 
 
-def test_a_push_that_comes_twice_is_applied_once():
-    layout = layout_of()
-    once, twice = shard_of(layout, num_ranks=2), shard_of(layout, num_ranks=2)
-    for step in range(3):
-        for rank in range(2):
-            push = (step, rank, np.array([rank, 4]), {"global_code": np.full((2, 4), 1 + step, "f4")}, 3, Update(0.1))
-            once.push(*push)
-            twice.push(*push)
-            twice.push(*push)
-    assert once.version == twice.version == 3
-    assert np.array_equal(once.tables["global_code"], twice.tables["global_code"])
+def test_a_push_that_comes_twice_is_refused():
+    shard = shard_of(layout_of(), num_ranks=2)
+    push = (0, 1, np.array([1, 4]), {"global_code": np.ones((2, 4), "f4")}, 3, Update(0.1))
+    shard.push(*push)
+    with pytest.raises(AssertionError, match="rank 1 pushed twice in step 0"):
+        shard.push(*push)
+    shard.push(0, 0, np.array([], np.int64), {}, 3, Update(0.1))
+    with pytest.raises(AssertionError, match="push of step 0 to a shard that collects step 1"):
+        shard.push(*push)
 
 
 def test_a_push_of_a_step_to_come_is_refused():

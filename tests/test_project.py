@@ -27,7 +27,7 @@ JOBS = sorted((ROOT / "jobs").glob("*.py"))
 
 # Each room imports only from rooms before it; these few may be imported anywhere.
 ROOMS = ("config", "geometry", "models", "data", "bank", "train", "evaluate", "serve")
-EVERYWHERE = {"errors", "atomic", "progress"}
+EVERYWHERE = {"errors", "atomic", "progress", "array_files"}
 RAY_FILES = {
     "cluster.py",
     "bank/actors.py",

@@ -200,7 +200,7 @@ def test_the_driver_gives_up_where_nothing_new_is_saved(tmp_path):
     assert isinstance(result, RuntimeError) and result.__cause__ is LOST
     assert f"{MOST_WITHOUT_PROGRESS} failures since the checkpoint of step 6" in str(
         result
-    ) and "start the same command again" in str(result)
+    ) and "start it again with run.resume auto" in str(result)
     full = [of_ranks(r0=raised(of_shard(FULL))) for _ in range(MOST_WITHOUT_PROGRESS)]
     assert drive(tmp_path / "full", full, [6] * MOST_WITHOUT_PROGRESS)[1:] == ([10, 20, 40, 80, 160], FULL)
 

@@ -13,6 +13,7 @@ from jr_dist.config import Config, load_config
 from jr_dist.data.dataset import open_dataset
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
+from jr_dist.train.candidates import begin_draw
 from jr_dist.train.checkpoint import load_checkpoint
 from jr_dist.train.group import Group
 from jr_dist.train.methods.registry import METHODS
@@ -144,7 +145,8 @@ def test_a_retrieval_step_leaves_the_deformation_module_alone(tiny_dataset, tmp_
     before = {name: value.clone() for name, value in state.networks.named_parameters()}
     everything = np.arange(len(state.store.ids))
     tables = state.bank.pull(everything).leaves()
-    joint_step(state, batch, StepPlan(soft=False, weighted=False, deformation=False, retrieval=True), 1e-2)
+    draw = begin_draw(state, batch, soft=False)
+    joint_step(state, batch, StepPlan(soft=False, weighted=False, deformation=False, retrieval=True), 1e-2, draw)
     moved = {name for name, value in state.networks.named_parameters() if not torch.equal(value, before[name])}
     after = state.bank.pull(everything).leaves()
     assert moved and all(name.startswith("retrieval_encoder") for name in moved)

@@ -71,7 +71,7 @@ class Candidates:
 
     rows: np.ndarray  # [B, K] int64
     effective: np.ndarray  # [B] exp(entropy) of the distribution they were drawn from, over all S sources
-    nearest: np.ndarray  # [B] int64, the source that retrieval would return, without sampling
+    nearest: np.ndarray  # [B] int64, the source that retrieval would return, without sampling; -1 where none was asked
     embedding_version: int = -1  # the step whose encoder made the embeddings that were looked at; -1 where none was
 
 
@@ -117,7 +117,6 @@ class BankClient:
         self._numbers = [0] * len(self._shards)
         runs = cut(layout, len(self._shards))
         self._bounds = np.array([layout.block_rows(blocks[0])[0] for blocks in runs] + [layout.num_sources])
-        self._part_counts = np.diff(layout.part_offsets)
         self._unconfirmed: list[Answer] = []  # what they raise is raised by the next wait
 
     # ---- soft retrieval -------------------------------------------------------------------------------------------
@@ -139,7 +138,7 @@ class BankClient:
     def squared_distances(self, queries: Tensor) -> Tensor:
         """d_R^2 of B targets to all S sources, [B, S]."""
         parts = self._wait([self._send(i, "squared_distances", _numpy(queries)) for i in range(len(self._shards))])
-        return torch.from_numpy(np.concatenate(parts, axis=1))
+        return torch.from_numpy(np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0])
 
     def set_embedding(self, rows: np.ndarray, values: Tensor, version: int) -> None:
         """Replace the cached embedding of the sources `rows` [n], ascending, by `values` [n, D]; `settle` waits for it.
@@ -170,7 +169,7 @@ class BankClient:
         A leaf that no loss of this step reached has no gradient and does not move.
         """
         gradients = {name: _numpy(leaf.grad) for name, leaf in codes.leaves().items() if leaf.grad is not None}
-        parts = np.concatenate([[0], np.cumsum(self._part_counts[codes.rows])])
+        parts = np.concatenate([[0], np.cumsum(self.layout.parts_of(codes.rows)[0])])
         for i, own in self._split(codes.rows, every=True):
             of_parts = slice(int(parts[own.start]), int(parts[own.stop]))
             of_shard = {name: values[of_parts if name == "part_code" else own] for name, values in gradients.items()}
@@ -179,6 +178,10 @@ class BankClient:
         self.version += 1
 
     # ---- state ----------------------------------------------------------------------------------------------------
+
+    def all_see(self, path: Path) -> bool:
+        """Whether there is such a file wherever a shard runs."""
+        return all(self._wait([self._send(i, "sees", path) for i in range(len(self._shards))]))
 
     def save(self, folder: Path) -> dict[str, str]:
         """Have every shard write its blocks into `folder`; returns the hash of each file."""
@@ -250,8 +253,8 @@ def local_bank(
 
 def padded_slots(layout: BankLayout, rows: np.ndarray, max_parts: int) -> np.ndarray:
     """[sum P] int64: the slot, in a padded [U * P], of every part of the sources `rows`."""
-    counts = np.diff(layout.part_offsets)[rows]
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    counts, parts = layout.parts_of(rows)
+    within = parts - np.repeat(layout.part_offsets[rows], counts)
     return np.repeat(np.arange(len(rows)) * max_parts, counts) + within
 
 

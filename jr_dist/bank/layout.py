@@ -46,6 +46,13 @@ class BankLayout:
         """[S + 1] int64: the parts of source s are the rows part_offsets[s] .. part_offsets[s + 1] of `part_code`."""
         return np.concatenate([[0], np.cumsum(np.asarray(self.num_parts, np.int64))])
 
+    def parts_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of the sources `rows` [n]: how many parts each has, and the rows of `part_code` of all of them in turn."""
+        starts = self.part_offsets[rows]
+        counts = self.part_offsets[rows + 1] - starts
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return counts, np.repeat(starts, counts) + within
+
     @property
     def row_widths(self) -> dict[str, int]:
         """Name and width of the tables with one row a source."""

@@ -12,8 +12,10 @@ from jr_dist.array_files import read_arrays, write_arrays
 from jr_dist.bank.layout import BankLayout, initial_block
 from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.bank.scan import Scan, distances, new_scan_copy, scan, set_scan_rows
+from jr_dist.models.retrieval import MINIMUM_WEIGHT
 
-MINIMUM_WEIGHT = 1e-6  # as in models.retrieval.retrieval_weight
+#: a matrix of more distances than these would count beside the tables
+TARGETS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,17 @@ class BankShard:
 
     def nearest(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The source with the smallest d_R^2 to each target, [B] int64 (of equals the first), and that d_R^2, [B]."""
-        squared = self.squared_distances(queries)
-        best = squared.argmin(1)
-        return self._source_ids[best], squared[np.arange(len(best)), best]
+        rows, least = np.empty(len(queries), np.int64), np.empty(len(queries), np.float32)
+        for first in range(0, len(queries), TARGETS_AT_ONCE):
+            own = slice(first, first + TARGETS_AT_ONCE)
+            squared = self.squared_distances(queries[own])
+            best = squared.argmin(1)
+            rows[own], least[own] = self._source_ids[best], squared[np.arange(len(best)), best]
+        return rows, least
+
+    def sees(self, path: Path) -> bool:
+        """Whether there is such a file where this shard runs."""
+        return path.is_file()
 
     @property
     def embedding_version(self) -> int:
@@ -138,11 +148,10 @@ class BankShard:
     ) -> None:
         """Take a rank's gradients of its mean loss over `num_targets` targets; the last rank's push applies them all.
 
-        `rows` are unique, and may be none. A push of a step that is applied already is not applied again.
+        `rows` are unique, and may be none.
         """
-        if step < self.version or rank in self._pushed:
-            return
         assert step == self.version, f"push of step {step} to a shard that collects step {self.version}"
+        assert rank not in self._pushed, f"rank {rank} pushed twice in step {step}"
         assert len(np.unique(rows)) == len(rows), "pushed rows must be unique"
         self._pushed[rank] = (np.asarray(rows), dict(gradients), num_targets, update)
         if len(self._pushed) == self.num_ranks:
@@ -241,7 +250,4 @@ class BankShard:
         return np.asarray(rows, np.int64) - self.first
 
     def _local_parts(self, local: np.ndarray) -> np.ndarray:
-        starts = self.layout.part_offsets[local + self.first] - self._first_part
-        counts = np.diff(self.layout.part_offsets)[local + self.first]
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(starts, counts) + within
+        return self.layout.parts_of(local + self.first)[1] - self._first_part

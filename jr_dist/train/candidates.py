@@ -28,21 +28,22 @@ def begin_draw(state: TrainState, batch: TargetBatch, *, soft: bool) -> Draw:
     k, seed = state.config.retrieval.num_candidates, state.config.train.seed
     if not soft:
         return Draw.of(uniform_candidates(len(state.store.ids), k, batch.rows, seed=seed, step=batch.step))
-    if not state.bank.layout.learned_embedding and _age(state) >= state.config.retrieval.refresh_steps:
+    if not state.bank.layout.learned_embedding and _is_old(state):
         refresh_embeddings(state)
     queries = embed(state, batch.points[:, : state.config.data.encoder_points])
     sigma0 = state.config.retrieval.sigma0
     return Draw(state.bank.begin_propose(queries, batch.rows, k, sigma0, seed=seed, step=batch.step))
 
 
-def _age(state: TrainState) -> int:
-    return state.step - state.bank.embedding_version
+def _is_old(state: TrainState) -> bool:
+    version = state.bank.embedding_version
+    return version < 0 or state.step - version >= state.config.retrieval.refresh_steps
 
 
 def uniform_candidates(num_sources: int, k: int, target_rows: np.ndarray, *, seed: int, step: int) -> Candidates:
     """K of S sources, every subset equally likely: the K largest of S independent uniform numbers."""
     rows = uniform_best(num_sources, k, target_rows, seed=seed, step=step, num_threads=torch.get_num_threads())
-    return Candidates(rows, np.full(len(rows), float(num_sources)), rows[:, 0])
+    return Candidates(rows, np.full(len(rows), float(num_sources)), np.full(len(rows), -1))
 
 
 @torch.no_grad()
@@ -59,10 +60,8 @@ def embed(state: TrainState, points: Tensor) -> Tensor:
 def refresh_embeddings(state: TrainState) -> None:
     """Encode every source with the present encoder into the bank's cache, and note the step as its version.
 
-    All ranks call it together and each encodes its share of the sources. Running statistics are averaged first, so that
-    all encode alike.
+    All ranks call it together and each encodes its share of the sources.
     """
-    state.group.average_buffers(state.networks)
     if state.bank.layout.learned_embedding:
         return
     # Shares are whole chunks, so that a source is encoded in the same company whatever the number of ranks.

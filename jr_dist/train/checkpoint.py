@@ -51,7 +51,6 @@ def save_checkpoint(run: Path, names: Sequence[str], state: TrainState, *, datas
 
     All ranks call it together. Raises `InputError` and `OSError` as `new_checkpoint` does.
     """
-    state.group.average_buffers(state.networks)  # what is saved is what every rank goes on with
     drawn = _gathered(state)
     if state.group.rank == 0:
         with new_checkpoint(run, state.step, state.incarnation, names) as aside:
@@ -62,7 +61,6 @@ def save_checkpoint(run: Path, names: Sequence[str], state: TrainState, *, datas
             }
             files = {name: write_arrays(aside / name, values) for name, values in arrays.items()}
             files |= state.bank.save(aside)
-            _check_all_here(aside, files)
             manifest = {
                 "schema": SCHEMA,
                 "step": state.step,
@@ -88,15 +86,6 @@ def _gathered(state: TrainState) -> dict[str, np.ndarray]:
     own = state.upcoming.arrays()
     of_ranks = state.group.gather(list(own.values()))
     return {name: np.concatenate(values) for name, values in zip(own, zip(*of_ranks, strict=True), strict=True)}
-
-
-def _check_all_here(folder: Path, files: dict[str, str]) -> None:
-    missing = sorted(name for name in files if not (folder / name).is_file())
-    if missing:
-        raise InputError(
-            f"run.path {folder.parent.parent} is not the same directory on all machines: {missing[0]}, which a shard "
-            "wrote there, is not to be seen from the first worker; allowed is a shared file system; name one"
-        )
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -19,7 +19,7 @@ from jr_dist.models.networks import Networks
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.schedule import make_schedule
 from jr_dist.train.state import bank_layout, build_networks, row_optimiser
-from jr_dist.train.trainer import WORKER_CPUS
+from jr_dist.train.trainer import WORKER_CPUS, num_shard_actors, processors_asked
 
 FLOAT, LONG = 4, 8
 POINT_BYTES = 3 * FLOAT + 2  # a place, and the part as int16
@@ -45,7 +45,7 @@ class TrainPlan:
     rows_a_step: int  # sources that a worker pulls and pushes in a step, at most
     code_bytes: int  # of their codes: pulled, and as many pushed
     proposal_bytes: int  # between a worker and all shards in a step of soft retrieval
-    gradient_bytes: int  # of dense weights, averaged over the workers in a step
+    gradient_bytes: int  # of dense weights, and batch norm's statistics: averaged over the workers in a step
     geometry_bytes: int
     geometry_mapped: bool  # from a file that all processes of a machine share; else each worker holds it
     num_cpus: float  # asked of the cluster
@@ -90,10 +90,10 @@ def plan_training(config: Config) -> TrainPlan:
     layout, rule = bank_layout(config, store.num_parts), row_optimiser(config)
     shards = cut(layout, num_shards)
     largest = max(shards, key=lambda blocks: shard_bytes(layout, blocks, rule.num_slots))
-    in_actors = settings.num_workers > 0 and not settings.num_workers == num_shards == 1
     soft = METHODS[settings.method].plan(0, False, settings.alternate).soft
     networks = build_networks(config)
     moved = sum(parameter.nbytes for parameter in trained_parameters(networks, settings.method))
+    statistics = sum(buffer.nbytes for buffer in networks.buffers() if buffer.is_floating_point())
     rows = min(settings.batch_size * k, num_sources)
     geometry = num_sources * dataset.num_points * POINT_BYTES
     return TrainPlan(
@@ -105,17 +105,17 @@ def plan_training(config: Config) -> TrainPlan:
         pairs_a_step=settings.batch_size * k * workers,
         network_parameters=sum(parameter.numel() for parameter in networks.parameters()),
         num_shards=num_shards,
-        in_actors=in_actors,
+        in_actors=num_shard_actors(config) > 0,
         blocks_a_shard=max(map(len, shards)),
         rows_a_shard=max(layout.block_rows(blocks[-1])[1] - layout.block_rows(blocks[0])[0] for blocks in shards),
         shard_bytes=shard_bytes(layout, largest, rule.num_slots),
         rows_a_step=rows,
         code_bytes=code_bytes(layout, rows),
         proposal_bytes=proposal_bytes(layout, num_shards, settings.batch_size, k) if soft else 0,
-        gradient_bytes=moved if workers > 1 else 0,
+        gradient_bytes=moved + statistics if workers > 1 else 0,
         geometry_bytes=geometry,
         geometry_mapped=geometry > source_store.IN_MEMORY_BYTES,
-        num_cpus=settings.num_workers * WORKER_CPUS + (num_shards * SHARD_CPUS if in_actors else 0),
+        num_cpus=processors_asked(config),
         checkpoint_bytes=bank_file_bytes(layout, rule)
         + sum(values.nbytes for values in networks.state_dict().values())
         + rule.num_slots * moved

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,6 @@ class Group:
         flat /= self.world_size
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.detach().copy_(mean.view_as(tensor))
-
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Mean of the gradients over the ranks; parameters this step did not reach have none on any rank."""
-        self.average(parameter.grad for parameter in parameters if parameter.grad is not None)
-
-    def average_buffers(self, module: nn.Module) -> None:
-        """Mean of the running statistics of batch norm, so that all ranks encode alike."""
-        self.average(buffer for buffer in module.buffers() if buffer.is_floating_point())
 
     def barrier(self) -> None:
         """Nobody goes on before all are here."""

@@ -29,9 +29,11 @@ class Journal:
 
     def step(self, step: int, logged: Mapping[str, Any], *, rate: float, every: int) -> None:
         """Note a step; it is written every `every` steps and printed every few seconds."""
-        self._nearest.extend(int(row) for row in logged["nearest"])
+        self._nearest.extend(int(row) for row in logged["nearest"] if row >= 0)
         values = {name: value for name, value in logged.items() if name != "nearest"}
-        values |= {"distinct_recent": len(set(self._nearest)), "learning_rate": rate}
+        values["learning_rate"] = rate
+        if self._nearest:
+            values["distinct_recent"] = len(set(self._nearest))
         if step % every == 0:
             self._write("train", step, values)
         now = time.monotonic()

@@ -16,13 +16,14 @@ from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset, count_rows, open_dataset, read_targets
 from jr_dist.data.nearest_source import nearest_by_chamfer
 from jr_dist.data.source_store import SourceStore, local_source_batches
-from jr_dist.train.candidates import begin_draw, refresh_embeddings
+from jr_dist.errors import InputError
+from jr_dist.train.candidates import begin_draw
 from jr_dist.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from jr_dist.train.group import Group
 from jr_dist.train.journal import Journal
 from jr_dist.train.methods.plan import StepPlan
 from jr_dist.train.methods.registry import METHODS
-from jr_dist.train.run_directory import BEST, LAST, checkpoint_path, has_checkpoint, keep_metrics_until
+from jr_dist.train.run_directory import BEST, LAST, has_checkpoint, keep_metrics_until, start_note
 from jr_dist.train.schedule import Schedule, make_schedule
 from jr_dist.train.state import CloudSource, TrainState, new_state
 from jr_dist.train.step import joint_step
@@ -55,8 +56,8 @@ def run_training(
 ) -> dict[str, Any]:
     """Train from scratch or from the checkpoint `start`, to the end; returns the last validation's metrics.
 
-    Every rank runs it. Rank 0 and the shards write. After a failure the group starts again from the run's last
-    checkpoint, which is why `run.path` is looked at before `start`. `incarnation` is this start's number (`claim`).
+    Every rank runs it. Rank 0 and the shards write. `incarnation` is this start's number (`claim`). Raises `InputError`
+    where a machine does not see `run.path`, and as `restore` and `save_checkpoint` do.
     """
     dataset = open_dataset(config.data.path)
     store = SourceStore.open(dataset, categories=config.data.categories)
@@ -64,9 +65,8 @@ def run_training(
     num_targets = count_rows(dataset, "train", config.data.categories)
     schedule = make_schedule(config.train, num_targets, group.world_size)
     run = Path(config.run.path)
+    _check_shared(state, run)
     _go_on(state, run, start, dataset)
-    if state.step == 0:
-        refresh_embeddings(state)
 
     validation_points = _validation_points(dataset, config)
     nearest = None  # of a method without retrieval, the source as R+DF will choose it
@@ -85,16 +85,19 @@ def run_training(
             if "effective_fit" in logged and not schedule.is_warm_up(state.step):
                 effective.append((logged["effective_candidates"], logged["effective_fit"]))
             step, state.step = state.step, state.step + 1
-            names = [LAST] if schedule.ends_period(step, config.train.checkpoint_every) else []
             validates = schedule.ends_period(step, config.train.validate_every)
-            if validates and _validate(state, validation_points, nearest, effective):
-                names.append(BEST)
-            if names:
-                save_checkpoint(run, names, state, dataset_hash=dataset.hash)
+            names = []
             if validates:
+                # `best` first: should `last` alone have moved when the process dies, this best would be forgotten.
+                names += [BEST] if _validate(state, validation_points, nearest, effective) else []
                 effective.clear()
                 if log is not None:
                     log.validation(step, state.validation)
+            if schedule.ends_period(step, config.train.checkpoint_every):
+                names.append(LAST)
+            if names:
+                save_checkpoint(run, names, state, dataset_hash=dataset.hash)
+            if validates:
                 report(state.validation)
     assert state.step == schedule.num_steps, f"stream ended at step {state.step} of {schedule.num_steps}"
     return state.validation
@@ -146,15 +149,26 @@ def is_flat(state: TrainState, effective: list[tuple[float, float]]) -> bool:
 
 
 def _go_on(state: TrainState, run: Path, start: Path | None, dataset: Dataset) -> None:
-    path = checkpoint_path(run, LAST) if has_checkpoint(run) else start
-    if path is not None:
-        restore(state, load_checkpoint(path), dataset_hash=dataset.hash)
-    if not has_checkpoint(run, BEST):
+    if start is not None:
+        restore(state, load_checkpoint(start), dataset_hash=dataset.hash)
+    # What rank 0 sees holds for all: a shared file system may be a moment behind elsewhere.
+    [seen] = state.group.gather([np.array([has_checkpoint(run, BEST)])])[0]
+    if not seen[0]:
         state.best_validation = float("inf")  # another run's best is not among this run's checkpoints
     if state.group.rank == 0:
         keep_metrics_until(run, state.step - 1)
-        if path is not None:
-            print(f"{METHODS[state.config.train.method].title} resumed at step {state.step} from {path}", flush=True)
+        if start is not None:
+            print(f"{METHODS[state.config.train.method].title} resumed at step {state.step} from {start}", flush=True)
+
+
+def _check_shared(state: TrainState, run: Path) -> None:
+    """Raise `InputError` where a worker or a shard runs on a machine that does not see the run's directory."""
+    note = start_note(run, state.incarnation)
+    if not note.is_file() or (state.group.rank == 0 and not state.bank.all_see(note)):
+        raise InputError(
+            f"run.path {run} is not the same directory on all machines: a worker or a shard does not see {note.name} "
+            "there; allowed is a file system that all nodes share; name a directory of one"
+        )
 
 
 def _journal(run: Path, schedule: Schedule, state: TrainState) -> Journal:

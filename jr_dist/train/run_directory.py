@@ -76,11 +76,16 @@ def claim(run: Path, reason: str) -> int:
     while True:
         number = newest_start(run) + 1
         try:
-            with open(run / STARTS / f"{number:04d}.json", "x", encoding="utf-8") as file:
+            with open(start_note(run, number), "x", encoding="utf-8") as file:
                 json.dump(note, file)
             return number
         except FileExistsError:  # somebody else's start came between
             continue
+
+
+def start_note(run: Path, number: int) -> Path:
+    """The file that says when, where and why a start began."""
+    return run / STARTS / f"{number:04d}.json"
 
 
 def newest_start(run: Path) -> int:
@@ -116,10 +121,13 @@ def new_checkpoint(run: Path, step: int, incarnation: int, names: Sequence[str])
     except OSError:
         check_newest(run, incarnation)  # whose sweep takes away what this one writes
         raise
+    check_newest(run, incarnation)  # writing takes minutes where the bank is large
     for name in names:
-        aside = folder / f".{name}.{uuid.uuid4().hex[:8]}"
-        aside.symlink_to(path.name)
-        os.replace(aside, folder / name)
+        aside, link = (folder / f".{name}.{uuid.uuid4().hex[:8]}" for _ in range(2))
+        if (folder / name).is_dir() and not (folder / name).is_symlink():
+            os.rename(folder / name, aside)  # a run that was copied with its links followed
+        link.symlink_to(path.name)
+        os.replace(link, folder / name)
     sync(folder)
     _sweep(folder)
 
@@ -127,7 +135,7 @@ def new_checkpoint(run: Path, step: int, incarnation: int, names: Sequence[str])
 def _sweep(folder: Path) -> None:
     """Remove the checkpoints that no name points to, and what killed writers left."""
     names = [name for name in (BEST, LAST) if (folder / name).is_symlink()]
-    kept = {*names, *(os.readlink(folder / name) for name in names)}
+    kept = {BEST, LAST, *(os.readlink(folder / name) for name in names)}
     for path in folder.iterdir():
         if path.name in kept:
             continue
@@ -135,6 +143,14 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def goes_on_from(run: Path, start: Path | None) -> Path | None:
+    """The directory that a start of the run begins with: of its own last checkpoint, else `start`.
+
+    Resolved, so that all workers read the same one whatever the link says when they come to it.
+    """
+    return checkpoint_path(run, LAST).resolve() if has_checkpoint(run) else start
 
 
 def keep_metrics_until(run: Path, step: int) -> None:

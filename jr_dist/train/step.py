@@ -19,7 +19,6 @@ from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.projection import part_parameters
 from jr_dist.geometry.symmetry import symmetry_loss
 from jr_dist.models.retrieval import effective_number, retrieval_weight, soft_retrieval, squared_distance
-from jr_dist.train.candidates import begin_draw
 from jr_dist.train.draw import Draw
 from jr_dist.train.losses import (
     deformation_loss,
@@ -50,18 +49,14 @@ class Pairs:
     shape: tuple[int, int]  # (B, K)
 
 
-def joint_step(
-    state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, draw: Draw | None = None
-) -> dict[str, Any]:
+def joint_step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, draw: Draw) -> dict[str, Any]:
     """Deform the candidates drawn, and move both modules by Eqs. 2 and 4; returns what is worth logging.
 
-    The rate is the learning rate of this step, for dense weights and codes alike. Without `draw`, the candidates are
-    drawn now. Raises `FloatingPointError` where a
+    The rate is the learning rate of this step, for dense weights and codes alike. Raises `FloatingPointError` where a
     loss is not finite, before anything has moved.
     """
     config = state.config
     waited = state.bank.waited
-    draw = draw or begin_draw(state, batch, soft=plan.soft)
     points = batch.points.to(state.device)
     encoder_points = points[:, : config.data.encoder_points]
 
@@ -185,6 +180,16 @@ def _start_fit_scale(state: TrainState, codes: Codes, fitting: Tensor) -> None:
         codes.fit_scale.fill_(state.fit_scale_start)
 
 
+def _average(state: TrainState) -> None:
+    """Gradients and running statistics of batch norm become their means over the ranks, which so stay equal.
+
+    Parameters that this step did not reach have no gradient on any rank.
+    """
+    gradients = [parameter.grad for parameter in state.networks.parameters() if parameter.grad is not None]
+    statistics = [buffer for buffer in state.networks.buffers() if buffer.is_floating_point()]
+    state.group.average([*gradients, *statistics])
+
+
 def _check_finite(step: int, what: str, values: Tensor) -> None:
     if not torch.isfinite(values).all():
         raise FloatingPointError(
@@ -199,11 +204,13 @@ def _move(state: TrainState, codes: Codes, loss: Tensor, rate: float, *, batch_s
     start = state.fit_scale_start
     around = {} if start is None else {"fit_scale": (start - FIT_SCALE_RANGE, start + FIT_SCALE_RANGE)}
     update = Update(rate, start={"fit_scale": start} if first_scale and start is not None else {}, bounds=around)
+    if state.upcoming is not None:
+        state.upcoming.candidates()  # there by now; a wait behind the push would wait for the push as well
     # Codes are on their way, and those of the next step asked for, while the dense weights move.
     state.bank.push(codes, batch_size, update)
     if state.upcoming is not None:
         state.upcoming.begin_pull(state.bank, state.device)
-    state.group.average_gradients(state.networks.parameters())
+    _average(state)
     for group in state.optimiser.param_groups:
         group["lr"] = rate
     state.optimiser.step()

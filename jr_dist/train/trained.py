@@ -16,12 +16,12 @@ from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
 from jr_dist.geometry.projection import part_parameters
 from jr_dist.models.networks import Networks
+from jr_dist.train.candidates import ENCODER_CHUNK
 from jr_dist.train.checkpoint import Checkpoint, load_checkpoint
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.run_directory import BEST, LAST, checkpoint_path, has_checkpoint
 from jr_dist.train.state import bank_layout, build_networks
 
-ENCODER_CHUNK = 128
 PAIR_CHUNK = 512
 
 

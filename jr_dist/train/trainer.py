@@ -33,7 +33,15 @@ from jr_dist.train.group import Group
 from jr_dist.train.loop import run_training
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.recovery import NO_ROOM, Failure, after_failure, failure_of
-from jr_dist.train.run_directory import LAST, check_newest, checkpoint_path, claim, prepare, start_point
+from jr_dist.train.run_directory import (
+    LAST,
+    check_newest,
+    checkpoint_path,
+    claim,
+    goes_on_from,
+    prepare,
+    start_point,
+)
 from jr_dist.train.schedule import Schedule, make_schedule
 from jr_dist.train.state import bank_layout, check_num_candidates, row_optimiser
 
@@ -70,8 +78,8 @@ def train(config: Config, *, side_by_side: int = 1) -> TrainResult:
         if error.errno not in NO_ROOM:
             raise
         raise InputError(
-            f"run.path {run} has no room for a checkpoint ({error.strerror}); the last one, of step {saved_step(run)}, "
-            "is whole; make room and start the same command again: it goes on from there"
+            f"run.path {run} has no room for a checkpoint ({error.strerror}); {_what_is_left(saved_step(run))}; make "
+            "room and start it again with run.resume auto"
         ) from error
     if metrics.get("uniform_against_uniform"):
         print(
@@ -124,6 +132,7 @@ def check(config: Config) -> None:
             "train.device is cuda, but this machine has no CUDA device; allowed is auto or cpu; set one of them, or "
             "train.num_workers to run on a cluster that has one"
         )
+    _check_places(config)
     dataset = open_dataset(config.data.path)
     stored = dataset.num_points
     if config.data.num_points > stored:
@@ -142,6 +151,16 @@ def check(config: Config) -> None:
         manifest = read_manifest(start)
         check_same_run(manifest, config, list(store.ids), dataset.hash, start)
         check_steps_left(manifest["step"], schedule, start, goes_on=start == checkpoint_path(config.run.path, LAST))
+
+
+def _check_places(config: Config) -> None:
+    """Runs are written with renames and links, by all machines."""
+    for name, path in (("run.path", config.run.path), ("run.resume", config.run.resume)):
+        if "://" in path:
+            raise InputError(
+                f"{name} is {path}; allowed is a directory of a file system that all nodes share, not an object store; "
+                "name one, and copy the finished run"
+            )
 
 
 def check_steps_left(step: int, schedule: Schedule, start: Path, *, goes_on: bool) -> None:
@@ -163,7 +182,7 @@ def _train_here(config: Config, run: Path, start: Path | None) -> dict[str, Any]
         config,
         Group(),
         _local,
-        start=start,
+        start=goes_on_from(run, start),
         report=lambda _: None,
         device=_device(config),
         incarnation=claim(run, "started without Ray"),
@@ -189,8 +208,8 @@ def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: i
             if failures[-1].kind != "lost":
                 raise cause
             raise RuntimeError(
-                f"training stopped: {decision.reason}; the checkpoint is whole: mend the cause and start the same "
-                "command again"
+                f"training stopped: {decision.reason}; {_what_is_left(failures[-1].step)}: mend the cause and start it again with "
+                "run.resume auto"
             ) from cause
         time.sleep(decision.seconds)
         check_newest(run, incarnation)  # this start may have failed because another goes on in its place
@@ -198,15 +217,14 @@ def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: i
 
 def _attempt(config: Config, run: Path, start: Path | None, side_by_side: int, incarnation: int) -> dict[str, Any]:
     """One start: the shards where there are several workers or shards, and the workers."""
-    settings, num_shards = config.train, config.bank.num_shards
+    settings, num_shards = config.train, num_shard_actors(config)
     num_cpus = ray.cluster_resources().get("CPU", 1)
-    alone = settings.num_workers == num_shards == 1
-    threads = threads_of_a_worker(num_cpus, settings.num_workers + (0 if alone else num_shards), side_by_side)
-    shards = nullcontext() if alone else running_shards(
+    threads = threads_of_a_worker(num_cpus, settings.num_workers + num_shards, side_by_side)
+    shards = nullcontext() if not num_shards else running_shards(
         _layout(config), num_shards, row_optimiser(config),
         num_ranks=settings.num_workers, num_threads=threads, incarnation=incarnation, run=str(run),
     )  # fmt: skip
-    use_gpu = settings.device == "cuda" or (settings.device == "auto" and _cluster_has_gpus())
+    start, use_gpu = goes_on_from(run, start), _on_gpus(config)
     trainer_class = _TrainerWithoutDashboard if is_own_cluster(config.cluster) else TorchTrainer
     with shards as handles:
         trainer = trainer_class(
@@ -219,7 +237,11 @@ def _attempt(config: Config, run: Path, start: Path | None, side_by_side: int, i
                 "incarnation": incarnation,
             },
             scaling_config=ScalingConfig(
-                num_workers=settings.num_workers, use_gpu=use_gpu, resources_per_worker=_resources(use_gpu)
+                num_workers=settings.num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker=_resources(use_gpu),
+                # Workers ask for less than they use: packed, they would all be on one machine.
+                placement_strategy="PACK" if use_gpu else "SPREAD",
             ),
             # Codes travel in host memory, dense gradients where the weights are.
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
@@ -227,7 +249,7 @@ def _attempt(config: Config, run: Path, start: Path | None, side_by_side: int, i
                 name=f"start-{incarnation}",
                 storage_path=str(run / "ray"),
                 # Whether to start again is decided here: workers and shards begin anew together.
-                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
             ),
         )
         metrics = trainer.fit().return_value
@@ -247,31 +269,52 @@ class _TrainerWithoutDashboard(TorchTrainer):
         return [each for each in callbacks if type(each).__name__ != "PlacementGroupCleanerCallback"]
 
 
+def _what_is_left(step: int) -> str:
+    return f"the checkpoint of step {step} is whole" if step else "it had none before"
+
+
 def _layout(config: Config) -> BankLayout:
     store = SourceStore.open(open_dataset(config.data.path), categories=config.data.categories, num_points=1)
     return bank_layout(config, store.num_parts)
 
 
+def num_shard_actors(config: Config) -> int:
+    """Shards that are actors: none where one worker holds the one shard, or all without Ray."""
+    workers, shards = config.train.num_workers, config.bank.num_shards
+    return 0 if workers == 0 or workers == shards == 1 else shards
+
+
+def processors_asked(config: Config) -> float:
+    """Processors that a run asks Ray for, workers and shards."""
+    return config.train.num_workers * WORKER_CPUS + num_shard_actors(config) * SHARD_CPUS
+
+
 def _check_capacity(config: Config, side_by_side: int) -> None:
     """A cluster of this machine does not grow: what does not fit, shards and workers of all runs, waits for ever."""
-    workers, shards = config.train.num_workers, config.bank.num_shards
-    needed = side_by_side * (workers * WORKER_CPUS + (0 if workers == shards == 1 else shards * SHARD_CPUS))
-    there = ray.cluster_resources().get("CPU", 0)
-    if is_own_cluster(config.cluster) and needed > there:
-        runs = f"{side_by_side} runs with " if side_by_side > 1 else ""
-        raise InputError(
-            f"{runs}train.num_workers {workers} and bank.num_shards {shards} ask for {needed:g} processors: "
-            f"{WORKER_CPUS:g} a worker, {SHARD_CPUS:g} a shard; allowed is {there:g}, what the cluster started here "
-            "has; lower one of them, or raise cluster.num_cpus"
-        )
+    if not is_own_cluster(config.cluster):
+        return
+    there = ray.cluster_resources()
+    asked = {"processors": ("CPU", processors_asked(config))}
+    if _on_gpus(config):
+        asked["GPUs"] = ("GPU", config.train.num_workers)
+    for what, (resource, of_run) in asked.items():
+        if side_by_side * of_run > there.get(resource, 0):
+            runs = f"{side_by_side} runs with " if side_by_side > 1 else ""
+            raise InputError(
+                f"{runs}train.num_workers {config.train.num_workers} and bank.num_shards {config.bank.num_shards} ask "
+                f"for {side_by_side * of_run:g} {what}: {WORKER_CPUS:g} processors a worker, {SHARD_CPUS:g} a shard, a "
+                f"GPU a worker with train.device cuda; allowed is {there.get(resource, 0):g}, what the cluster started "
+                "here has; lower one of them, or set cluster.num_cpus or train.device"
+            )
+
+
+def _on_gpus(config: Config) -> bool:
+    device = config.train.device
+    return device == "cuda" or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
 
 
 def _resources(use_gpu: bool) -> dict[str, float]:
     return {"CPU": WORKER_CPUS, "GPU": 1} if use_gpu else {"CPU": WORKER_CPUS}
-
-
-def _cluster_has_gpus() -> bool:
-    return ray.cluster_resources().get("GPU", 0) > 0
 
 
 def _worker(settings: dict[str, Any]) -> dict[str, Any]:

@@ -34,8 +34,6 @@ def validate(state: TrainState, points: Tensor, nearest_undeformed: np.ndarray |
     """
     if nearest_undeformed is None:
         refresh_embeddings(state)
-    else:
-        state.group.average_buffers(state.networks)
     state.networks.eval()
     values, rows = np.zeros(len(points)), np.zeros(len(points), np.int64)
     for first in range(state.group.rank * CHUNK, len(points), state.group.world_size * CHUNK):
