@@ -61,6 +61,11 @@ def is_own_cluster(settings: ClusterConfig) -> bool:
     return not address or address == "local"
 
 
+def in_a_job() -> bool:
+    """Whether this process is the entry point of a job that was submitted to a cluster."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
 def describe(settings: ClusterConfig) -> str:
     """One phrase for a dry run: which cluster `connect` would use."""
     if not is_own_cluster(settings):
@@ -90,14 +95,13 @@ def _join(address: str, timeout: float, log_to_driver: bool) -> None:
 
     _wait_for(address, timeout)
     passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    # A submitted job already carries its environment, and Ray refuses to merge two that differ.
-    in_a_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     try:
         ray.init(
             address=address,
             log_to_driver=log_to_driver,
             logging_level=logging.WARNING,
-            runtime_env=None if in_a_job or not passed_on else {"env_vars": passed_on},
+            # A submitted job already carries its environment, and Ray refuses to merge two that differ.
+            runtime_env=None if in_a_job() or not passed_on else {"env_vars": passed_on},
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -188,3 +188,17 @@ def test_a_database_that_outgrows_memory_is_encoded_through_ray_data(ray_cluster
     first, second = arrays_of(tmp_path / "in-memory"), arrays_of(tmp_path / "mapped")
     for name in first:
         assert np.array_equal(first[name], second[name]), name
+
+
+@pytest.mark.parametrize(("name", "path"), [("run__path", "s3://bucket/run"), ("run__resume", "gs://bucket/run")])
+def test_runs_are_not_written_to_object_stores(tiny_dataset, tmp_path, name, path):
+    with pytest.raises(InputError, match="not an object store"):
+        train(settings(tiny_dataset, tmp_path / "run", **{name: path}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_job_names_its_run_absolutely(tiny_dataset, monkeypatch):
+    config = settings(tiny_dataset, Path("runs/here"))
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(InputError, match=r"run\.path is runs/here"):
+        train(config)

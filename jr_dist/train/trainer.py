@@ -21,7 +21,7 @@ from torch import Tensor
 
 from jr_dist.bank.actors import SHARD_CPUS, running_shards
 from jr_dist.bank.layout import BankLayout, cut
-from jr_dist.cluster import connect, is_own_cluster
+from jr_dist.cluster import connect, in_a_job, is_own_cluster
 from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset, count_rows, open_dataset, require_rows
 from jr_dist.data.source_store import SourceStore, local_source_batches
@@ -110,7 +110,15 @@ def _train_beside(config: Config, side_by_side: int) -> TrainResult:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same settings whatever folder a worker stands in, or whoever opens the run later. URIs stay as they are."""
+    """The same settings whatever folder a worker stands in, or whoever opens the run later. URIs stay as they are.
+
+    Raises `InputError` for a relative run.path in a submitted job: its folder goes when the job has ended.
+    """
+    if in_a_job() and not Path(config.run.path).is_absolute():
+        raise InputError(
+            f"run.path is {config.run.path}, relative to the folder of a submitted job, which is removed after it; "
+            "allowed is an absolute path that all nodes see; name one"
+        )
 
     def absolute(path: str) -> str:
         return path if "://" in path else str(Path(path).absolute())
@@ -208,8 +216,8 @@ def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: i
             if failures[-1].kind != "lost":
                 raise cause
             raise RuntimeError(
-                f"training stopped: {decision.reason}; {_what_is_left(failures[-1].step)}: mend the cause and start it again with "
-                "run.resume auto"
+                f"training stopped: {decision.reason}; {_what_is_left(failures[-1].step)}: mend the cause and start it "
+                "again with run.resume auto"
             ) from cause
         time.sleep(decision.seconds)
         check_newest(run, incarnation)  # this start may have failed because another goes on in its place

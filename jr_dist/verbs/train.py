@@ -53,8 +53,9 @@ def _plan(config: Config) -> None:
     from jr_dist.cluster import describe
     from jr_dist.train.dry_run import plan_training
     from jr_dist.train.run_directory import start_point
-    from jr_dist.train.trainer import check
+    from jr_dist.train.trainer import check, with_absolute_paths
 
+    config = with_absolute_paths(config)
     check(config)
     start = start_point(config)
     print(plan_training(config))
