@@ -106,7 +106,9 @@ def test_a_disk_that_stays_full_ends_the_run_in_one_line_and_leaves_the_last_che
     monkeypatch.setattr(recovery, "MOST_WITHOUT_PROGRESS", 2)
     run = tmp_path / "run"
     full = [Kill(start, f"disk of shard {start - 1}", "writing", 5, 0) for start in (1, 2)]
-    message = rf"run\.path {run} has no room for a checkpoint \(No space left on device\); the last one, of step 3, is"
+    message = (
+        rf"run\.path {run} has no room for a checkpoint \(No space left on device\); the checkpoint of step 3 is whole"
+    )
     with struck_by(full), pytest.raises(InputError, match=message) as refusal:
         train(on_shards(tiny_dataset, run, *CONFIGURATIONS[0]))
     assert "\n" not in str(refusal.value) and len(reasons_of(run)) == 2
@@ -130,9 +132,7 @@ def test_a_real_disk_that_is_full_ends_the_run_in_one_line_and_loses_nothing(tin
         size = sum(path.stat().st_size for path in checkpoint.iterdir())
         free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
         ballast.write_bytes(bytes(free - size // 2))
-        with pytest.raises(
-            InputError, match=r"has no room for a checkpoint \(No space left on device\).*of step 6, is"
-        ):
+        with pytest.raises(InputError, match=r"has no room for a checkpoint \(No space left on device\).*of step 6 is"):
             train(settings(tiny_dataset, run, **common))
         assert {path.name for path in (run / "checkpoints").iterdir()} >= {LAST, BEST, checkpoint.name}
         assert not [path for path in (run / "checkpoints").iterdir() if "partial" in path.name]
