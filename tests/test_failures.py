@@ -105,7 +105,7 @@ def test_a_disk_that_stays_full_ends_the_run_in_one_line_and_leaves_the_last_che
     monkeypatch.setattr(recovery, "_FIRST_WAIT", 0.5)
     monkeypatch.setattr(recovery, "MOST_WITHOUT_PROGRESS", 2)
     run = tmp_path / "run"
-    full = [Kill(start, f"disk of shard {start - 1}", "writing", 5, 0) for start in (1, 2)]
+    full = [Kill(start, "disk of shard 1", "writing", 5, 0) for start in (1, 2)]
     message = (
         rf"run\.path {run} has no room for a checkpoint \(No space left on device\); the checkpoint of step 3 is whole"
     )
