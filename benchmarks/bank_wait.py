@@ -76,7 +76,7 @@ class TimedAnswer:
 
 def wait_share(quick: bool) -> list[Record]:
     """Training of `ours`, from P_R throughout, with settings of the quickstart."""
-    num_steps, rounds = (32, 1) if quick else (150, 3)
+    num_steps, rounds = (32, 1) if quick else (80, 2)
     records = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

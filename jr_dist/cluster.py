@@ -26,7 +26,7 @@ _LOCAL_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 # Variables of the driver that workers on other machines need as well.
-_PASSED_ON = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR", "JR_SCRATCH")
+_PASSED_ON = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR", "JR_SCRATCH", "JR_DEBUG")
 _MB = 2**20
 
 

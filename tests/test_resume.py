@@ -60,10 +60,9 @@ def half_way(tiny_dataset, tmp_path_factory):
 
 @pytest.fixture
 def copied(half_way, tiny_dataset, tmp_path):
-    """The same run at a place of its own, whose settings say so."""
+    """The same run at a place of its own."""
     run = tmp_path / "run"
     shutil.copytree(half_way, run, symlinks=True)
-    (run / "config.yaml").write_text(here(tiny_dataset, run).to_yaml())
     return run
 
 
@@ -81,7 +80,7 @@ FILES = [f"{name}.safetensors" for name in ("bank-000000", "bank-000005", "netwo
 
 
 @pytest.mark.parametrize(("damage", "file"), [
-    *((flip, file) for file in FILES),
+    *((flip, file) for file in [*FILES, "manifest.json"]),
     *((cut_short, file) for file in [*FILES, "manifest.json"]),
     *((os.unlink, file) for file in [*FILES, "manifest.json"]),
 ])  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def save_checkpoint(run: Path, names: Sequence[str], state: TrainState, *, datas
                 "config": state.config.model_dump(mode="json"),
                 "files": files,
             }
-            (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            (aside / MANIFEST).write_text(json.dumps(manifest | {"sha256": _digest(manifest)}, indent=1))
 
 
 def _gathered(state: TrainState) -> dict[str, np.ndarray]:
@@ -102,7 +103,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint. Raises `InputError` where there is none or it is of another kind."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        known = manifest["schema"] == SCHEMA and {"files", "step", "config"} <= manifest.keys()
+        known = manifest["schema"] == SCHEMA
+        if known and manifest.pop("sha256") != _digest(manifest):
+            raise ValueError("the manifest differs from its own hash")
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
             f"{path} is no checkpoint ({MANIFEST} is missing or damaged); allowed is a directory that `jr-dist train` "
@@ -111,6 +114,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not known:
         raise InputError(f"checkpoint {path} has another schema; allowed is {SCHEMA}; train the run again")
     return manifest
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def saved_step(run: Path) -> int:

@@ -23,7 +23,7 @@ from jr_dist.train.group import Group
 from jr_dist.train.journal import Journal
 from jr_dist.train.methods.plan import StepPlan
 from jr_dist.train.methods.registry import METHODS
-from jr_dist.train.run_directory import BEST, LAST, has_checkpoint, keep_metrics_until, start_note
+from jr_dist.train.run_directory import BEST, LAST, has_checkpoint, keep_metrics_until, start_note, write_settings
 from jr_dist.train.schedule import Schedule, make_schedule
 from jr_dist.train.state import CloudSource, TrainState, new_state
 from jr_dist.train.step import joint_step
@@ -156,6 +156,7 @@ def _go_on(state: TrainState, run: Path, start: Path | None, dataset: Dataset) -
     if not seen[0]:
         state.best_validation = float("inf")  # another run's best is not among this run's checkpoints
     if state.group.rank == 0:
+        write_settings(state.config)
         keep_metrics_until(run, state.step - 1)
         if start is not None:
             print(f"{METHODS[state.config.train.method].title} resumed at step {state.step} from {start}", flush=True)

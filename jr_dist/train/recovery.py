@@ -114,6 +114,8 @@ def _bottom(error: BaseException) -> Iterator[BaseException]:
         for rank in sorted(of_ranks):
             yield from _bottom(of_ranks[rank])
     elif inner is not None:
+        if inner is getattr(error, "_base_exc", None):
+            inner.add_note(str(error))  # the worker's traceback, which JR_DEBUG=1 shows
         yield from _bottom(inner)
     else:
         yield error

@@ -57,14 +57,18 @@ def start_point(config: Config) -> Path | None:
 
 
 def prepare(config: Config) -> Path:
-    """Make the run directory and write the resolved settings. Raises `InputError` where it can't be written."""
+    """Make the run directory and those in it. Raises `InputError` where it can't be written."""
     run = Path(config.run.path)
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        atomic_write(run / CONFIG, config.to_yaml())
+        (run / STARTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"run.path {run} can't be written ({error.strerror}); name a directory that can") from None
     return run
+
+
+def write_settings(config: Config) -> None:
+    """Leave the resolved settings in the run, once it is clear that it goes on with them."""
+    atomic_write(Path(config.run.path) / CONFIG, config.to_yaml())
 
 
 def claim(run: Path, reason: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -329,6 +331,8 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
     """What every worker of Ray Train runs."""
     config = Config.model_validate(settings["config"])
     torch.set_num_threads(settings["threads"])
+    if "JR_DEBUG" not in os.environ:
+        logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # the driver says in a line what failed
     context = ray.train.get_context()
     group = Group(context.get_world_rank(), context.get_world_size())
     start = None if settings["start"] is None else Path(settings["start"])
