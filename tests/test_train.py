@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from jr_dist.config import Config, load_config
 from jr_dist.data.dataset import open_dataset
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
+from jr_dist.train import trained
 from jr_dist.train.candidates import begin_draw
 from jr_dist.train.checkpoint import load_checkpoint
 from jr_dist.train.group import Group
@@ -234,6 +236,25 @@ def test_a_damaged_checkpoint_is_named_and_refused(tiny_dataset, tmp_path, damag
         victim.unlink()
     with pytest.raises(InputError, match="checkpoint"):
         load_run(run)
+
+
+def test_a_best_that_is_replaced_while_it_is_read_is_read_anew(tiny_dataset, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    train(settings(tiny_dataset, run, train__epochs=2))
+    folder, best = run / "checkpoints", checkpoint_path(run, BEST)
+    load = trained.load_checkpoint
+
+    def overtaken(path: Path):
+        checkpoint = load(path)
+        if not (folder / "newer").exists():  # as the trainer does: the new one, the link, then the old one goes
+            shutil.copytree(path, folder / "newer")
+            best.unlink()
+            best.symlink_to("newer")
+            shutil.rmtree(path)
+        return checkpoint
+
+    monkeypatch.setattr(trained, "load_checkpoint", overtaken)
+    assert load_run(run).step == 6
 
 
 def test_a_full_disk_while_saving_keeps_the_last_checkpoint(tiny_dataset, tmp_path, monkeypatch):

@@ -95,14 +95,26 @@ def load_run(path: str | Path, device: str = "cpu") -> TrainedModel:
         raise InputError(
             f"run {path} can't be used: {hint}; allowed is one with checkpoints/best; train it by `jr-dist train`"
         )
-    checkpoint = load_checkpoint(checkpoint_path(path, BEST))
+    link = checkpoint_path(path, BEST)
+    while True:
+        at = link.resolve()
+        try:
+            return _load(Path(path), at, device)
+        except InputError:
+            if link.resolve() == at:
+                raise
+            # The run is still in training: a new best took this one's place while it was read.
+
+
+def _load(run: Path, at: Path, device: str) -> TrainedModel:
+    checkpoint = load_checkpoint(at)
     manifest = checkpoint.manifest
-    config = _settings(manifest, run=Path(path))
+    config = _settings(manifest, run=run)
     networks = build_networks(config).to(device)
     networks.load_state_dict({name: torch.from_numpy(values) for name, values in checkpoint.networks.items()})
     networks.eval().requires_grad_(False)
     return TrainedModel(
-        path=Path(path),
+        path=run,
         config=config,
         method=manifest["method"],
         dataset_hash=manifest["dataset_hash"],
