@@ -51,9 +51,9 @@ def _run(arguments: Namespace) -> None:
 def _plan(config: Config) -> None:
     """What a dry run says; it refuses what the run would."""
     from jr_dist.cluster import describe
+    from jr_dist.train.checks import check, with_absolute_paths
     from jr_dist.train.dry_run import plan_training
     from jr_dist.train.run_directory import start_point
-    from jr_dist.train.trainer import check, with_absolute_paths
 
     config = with_absolute_paths(config)
     check(config)

@@ -1,0 +1,89 @@
+"""What can be known wrong with a run before anything starts or is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from jr_dist.bank.layout import cut
+from jr_dist.cluster import in_a_job
+from jr_dist.config import Config
+from jr_dist.data.dataset import count_rows, open_dataset, require_rows
+from jr_dist.data.source_store import SourceStore
+from jr_dist.errors import InputError
+from jr_dist.train.checkpoint import check_same_run, read_manifest
+from jr_dist.train.run_directory import LAST, checkpoint_path, start_point
+from jr_dist.train.schedule import Schedule, make_schedule
+from jr_dist.train.state import bank_layout, check_num_candidates
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The same settings whatever folder a worker stands in, or whoever opens the run later. URIs stay as they are.
+
+    Raises `InputError` for a relative run.path in a submitted job: its folder goes when the job has ended.
+    """
+    if in_a_job() and not Path(config.run.path).is_absolute():
+        raise InputError(
+            f"run.path is {config.run.path}, relative to the folder of a submitted job, which is removed after it; "
+            "allowed is an absolute path that all nodes see; name one"
+        )
+
+    def absolute(path: str) -> str:
+        return path if "://" in path else str(Path(path).absolute())
+
+    resume = config.run.resume
+    run = {"path": absolute(config.run.path), "resume": resume if resume in ("auto", "never") else absolute(resume)}
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"path": absolute(config.data.path)}),
+            "run": config.run.model_copy(update=run),
+        }
+    )
+
+
+def check(config: Config) -> None:
+    """Raise `InputError` for what can be known wrong before anything starts: data, K, batch size."""
+    if config.train.device == "cuda" and config.train.num_workers == 0 and not torch.cuda.is_available():
+        raise InputError(
+            "train.device is cuda, but this machine has no CUDA device; allowed is auto or cpu; set one of them, or "
+            "train.num_workers to run on a cluster that has one"
+        )
+    _check_places(config)
+    dataset = open_dataset(config.data.path)
+    stored = dataset.num_points
+    if config.data.num_points > stored:
+        raise InputError(
+            f"data.num_points is {config.data.num_points}, but {config.data.path} stores {stored} points a shape; "
+            f"allowed is at most {stored}; lower it or make the dataset with --num-points {config.data.num_points}"
+        )
+    require_rows(dataset, "val", config.data.categories)
+    num_targets = count_rows(dataset, "train", config.data.categories)
+    schedule = make_schedule(config.train, num_targets, max(config.train.num_workers, 1))
+    store = SourceStore.open(dataset, categories=config.data.categories, num_points=1)
+    check_num_candidates(config, len(store.ids))
+    cut(bank_layout(config, store.num_parts), config.bank.num_shards)
+    start = start_point(config)
+    if start is not None:
+        manifest = read_manifest(start)
+        check_same_run(manifest, config, list(store.ids), dataset.hash, start)
+        check_steps_left(manifest["step"], schedule, start, goes_on=start == checkpoint_path(config.run.path, LAST))
+
+
+def _check_places(config: Config) -> None:
+    """Runs are written with renames and links, by all machines."""
+    for name, path in (("run.path", config.run.path), ("run.resume", config.run.resume)):
+        if "://" in path:
+            raise InputError(
+                f"{name} is {path}; allowed is a directory of a file system that all nodes share, not an object store; "
+                "name one, and copy the finished run"
+            )
+
+
+def check_steps_left(step: int, schedule: Schedule, start: Path, *, goes_on: bool) -> None:
+    """Raise `InputError` where a checkpoint is behind the end of the run. A run may be started again at its own end."""
+    if step > schedule.num_steps or (step == schedule.num_steps and not goes_on):
+        raise InputError(
+            f"checkpoint {start} is at step {step}, train.epochs {schedule.epochs} end at step {schedule.num_steps}; "
+            "allowed is a later end; raise train.epochs"
+        )
