@@ -55,8 +55,8 @@ JOINT = StepPlan(soft=True, weighted=True, deformation=True, retrieval=True)
 #: what of a step of ours is told apart in the breakdown, by (file, function)
 OUR_PARTS = {
     "encoders, forward": ("encoders.py", "forward"),
-    "drawing candidates": ("client.py", "propose"),
-    "codes out of the bank": ("client.py", "pull"),
+    "drawing candidates": ("candidates.py", "begin_draw"),
+    "codes out of the bank": ("draw.py", "codes"),
     "geometry of the sources": ("step.py", "source_geometry"),
     "deformation module": ("structure_aware.py", "forward"),
     "projection": ("projection.py", "part_parameters"),
@@ -65,7 +65,7 @@ OUR_PARTS = {
     "symmetry": ("symmetry.py", "symmetry_loss"),
     "backward": ("_tensor.py", "backward"),
     "dense optimiser": ("sgd.py", "step"),
-    "codes into the bank": ("client.py", "push_and_apply"),
+    "codes into the bank": ("client.py", "push"),
 }
 THEIR_PARTS = {
     "encoders, forward": ("encoders.py", "forward"),
