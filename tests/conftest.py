@@ -93,6 +93,15 @@ def tiny_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks a task and several tasks a stream, as in a long run."""
+    from jr_dist.data import ray_stream
+
+    monkeypatch.setattr(ray_stream, "_BLOCK_BYTES", 2000)
+    monkeypatch.setattr(ray_stream, "_BLOCKS_PER_TASK", 4)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return

@@ -20,6 +20,7 @@ from jr_dist.errors import InputError
 from jr_dist.geometry.frames import apply_transform
 
 FORMATS = [suffix[1:] for suffix in MESH_SUFFIXES]
+TWO_TRIANGLES = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\n{0}\nf 1 2 3\n{1}\nf 1 2 4\n"
 
 
 def chair() -> trimesh.Scene:
@@ -124,61 +125,6 @@ def test_normals_are_kept_only_where_the_file_has_them(tmp_path):
     (tmp_path / "without.glb").write_bytes(scene.export(file_type="glb", include_normals=False))
     with_normals, without = (load_mesh_file(tmp_path / name).mesh.pieces[0][0] for name in ("with.glb", "without.glb"))
     assert "normal" in with_normals.vertex_attributes and "normal" not in without.vertex_attributes
-
-
-# --- OBJ
-# ---------------------------------------------------------------------------------------------------------
-
-TWO_TRIANGLES = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\n{0}\nf 1 2 3\n{1}\nf 1 2 4\n"
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "names"),
-    [
-        ("o seat", "o leg", ("seat", "leg")),
-        ("g seat", "g leg", ("seat", "leg")),
-        ("o all\ng seat", "g leg", ("seat", "leg")),
-        ("o seat\ng wood", "o leg\ng wood", ("seat", "leg")),
-        ("usemtl wood", "usemtl iron", ("model",)),
-        ("", "g leg", ("model", "leg")),
-        ("o seat", "o leg back\r", ("seat", "leg back")),
-        ("g", "", ("model",)),
-    ],
-)
-def test_obj_groups(tmp_path, first, second, names):
-    (tmp_path / "model.obj").write_text(TWO_TRIANGLES.format(first, second))
-    assert load_mesh_file(tmp_path / "model.obj").mesh.names == names
-
-
-def test_obj_materials_keep_their_names_without_their_file(tmp_path):
-    text = "mtllib gone.mtl\n" + TWO_TRIANGLES.format("usemtl wood", "usemtl iron")
-    (tmp_path / "model.obj").write_text(text)
-    pieces = load_mesh_file(tmp_path / "model.obj").mesh.pieces[0]
-    assert [piece.visual.material.name for piece in pieces] == ["wood", "iron"]
-
-
-def test_obj_materials_are_read(tmp_path):
-    (tmp_path / "model.mtl").write_text("newmtl wood\nKd 1 0 0\nmap_Kd wood.png\nnewmtl iron\nKd 0 0 1\n")
-    picture().save(tmp_path / "wood.png")
-    text = "mtllib model.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nvt 0 0\nvt 1 0\nvt 0 1\n"
-    text += "usemtl wood\nf 1/1 2/2 3/3\nusemtl iron\nf 1 2 4\n"
-    (tmp_path / "model.obj").write_text(text)
-    wood, iron = (piece.visual.material for piece in load_mesh_file(tmp_path / "model.obj").mesh.pieces[0])
-    assert np.array_equal(np.asarray(wood.baseColorTexture.convert("RGB")), np.asarray(picture()))
-    assert iron.name == "iron" and iron.baseColorFactor[:3].tolist() == [0, 0, 255]
-
-
-def test_obj_relative_indices_count_from_their_line(tmp_path):
-    lines = ["v 0 0 0", "v 1 0 0", "v 0 1 0", "f -3 -2 -1", "o second", "v 5 0 0", "v 6 0 0", "v 5 1 0", "f -3 -2 -1"]
-    (tmp_path / "model.obj").write_text("\n".join(lines))
-    vertices, faces, _ = concatenated(load_mesh_file(tmp_path / "model.obj").mesh)
-    assert sorted(vertices[faces][:, :, 0].min(axis=1).tolist()) == [0, 5]
-
-
-def test_obj_polygons_and_continued_lines(tmp_path):
-    lines = ["v 0 0 0", "v 1 0 0", "v 1 1 0", "v 0.5 1.5 0", "v 0 1 0", "f 1 2 \\", " 3 4 5", "f 1 2 3"]
-    (tmp_path / "model.obj").write_text("\n".join(lines))
-    assert len(concatenated(load_mesh_file(tmp_path / "model.obj").mesh)[1]) == 3  # the last repeats the first's fan
 
 
 # --- nothing outside the folder
@@ -417,44 +363,6 @@ def test_a_broken_texture_is_dropped_and_counted(tmp_path):
     loaded = load_mesh_file(tmp_path / "m.obj")
     assert loaded.provenance["broken_textures"] == 1
     to_glb(loaded.mesh)
-
-
-# --- index.csv
-# -----------------------------------------------------------------------------------------------------
-
-
-def test_an_index_may_lack_columns(tmp_path):
-    (tmp_path / "index.csv").write_text(
-        "\ufefffile,Category,up_axis,height_cm\na.obj,chair,Z,\nb/c.glb,table,,75.5\n\n"
-    )
-    rows = read_index(tmp_path / "index.csv")
-    assert (rows["a.obj"].up_axis, rows["a.obj"].size_cm) == ("z", (None, None, None))
-    assert (rows["b/c.glb"].category, rows["b/c.glb"].size_cm) == ("table", (None, None, 75.5))
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ("name,category\nx,chair\n", "no column 'file'"),
-        ("file,up_axis\na.obj,up\n", "line 2: up_axis is 'up'"),
-        ("file,height_cm\na.obj,tall\n", "line 2: height_cm is 'tall'"),
-        ("file,height_cm\na.obj,-4\n", "height_cm is '-4'"),
-        ("file,rotation\na.obj,1 0 0\n", "rotation is '1 0 0'"),
-        ("file,rotation\na.obj,2 0 0 0 2 0 0 0 2\n", "allowed are the 9 numbers"),
-        ("file,parts\na.obj,pieces\n", "parts is 'pieces'"),
-    ],
-)
-def test_a_wrong_index_names_line_column_and_value(tmp_path, content, expected):
-    (tmp_path / "index.csv").write_text(content)
-    with pytest.raises(InputError, match="index") as caught:
-        read_index(tmp_path / "index.csv")
-    assert expected in str(caught.value)
-
-
-def test_an_index_that_is_no_text_is_refused(tmp_path):
-    (tmp_path / "index.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_index(tmp_path / "index.csv")
 
 
 def test_the_furniture_loads(furniture):
