@@ -106,15 +106,20 @@ def with_bits(typing_context, lanes):
     return floats(floats), emit
 
 
+def _load_hashes(context, builder, array_type, array, offset):
+    address = _address(context, builder, array_type, array, offset)
+    value = builder.load(builder.bitcast(address, hashes.vector.as_pointer()))
+    value.align = 8
+    return value
+
+
 @operation
 def mixed(typing_context, keys, offset, number):
     """The finaliser of splitmix64 of keys[offset : offset + 16] + number; see bank/noise.py."""
 
     def emit(context, builder, signature, arguments):
         array, offset, number = arguments
-        address = _address(context, builder, keys, array, offset)
-        value = builder.load(builder.bitcast(address, hashes.vector.as_pointer()))
-        value.align = 8
+        value = _load_hashes(context, builder, keys, array, offset)
         value = builder.add(value, _splat(builder, number, hashes))
         for shift, factor in MIX:
             value = builder.xor(value, builder.lshr(value, _constant(hashes, shift)))
@@ -141,9 +146,7 @@ def less_bits(typing_context, bits, limits, offset):
 
     def emit(context, builder, signature, arguments):
         bits, array, offset = arguments
-        address = _address(context, builder, limits, array, offset)
-        value = builder.load(builder.bitcast(address, hashes.vector.as_pointer()))
-        value.align = 8
+        value = _load_hashes(context, builder, limits, array, offset)
         return builder.icmp_unsigned("<", bits, value)
 
     return masks(hashes, limits, types.intp), emit
