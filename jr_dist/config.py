@@ -27,6 +27,9 @@ def _none_from_word(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() in ("none", "null") else value
 
 
+#: methods whose retrieval loss compares the K candidates of a step
+COMPARING = ("ours", "ours_ido", "uniform", "dar")
+
 Count = Annotated[int, Field(ge=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), Field(min_length=1)]
 Widths = Annotated[tuple[Count, ...], BeforeValidator(_split_commas), Field(min_length=1)]
@@ -52,6 +55,11 @@ class DataConfig(Section):
     num_points: int = Field(default=2048, ge=32, description="points of a shape in the fitting loss")
     encoder_points: int = Field(
         default=2048, ge=16, description="points of a shape that the encoders see, the first of num_points"
+    )
+    observed: Literal["full", "partial"] = Field(
+        default="full",
+        description="what training shows of a target: full = all of it; partial = what a half-space or one depth view "
+        "leaves, 0 to 75 % missing, in the frame of what is left; the fitting loss is against the whole either way",
     )
 
 
@@ -115,15 +123,28 @@ class RetrievalConfig(Section):
     refresh_steps: int = Field(
         default=50, ge=1, description="the oldest, in steps, that a cached source embedding may get"
     )
+    dar_loss: Literal["margin", "regression"] = Field(
+        default="margin",
+        description="how dar learns: margin = the worst of the candidates that fit well stays nearer than those that "
+        "don't; regression = Eq. 2 with the deformation module held fixed",
+    )
+    margin: float = Field(default=10.0, gt=0, description="by how much, in d_R^2, where dar_loss is margin")
 
 
 class TrainConfig(Section):
     """The method, the budget and the optimiser."""
 
-    method: Literal["ours", "uniform", "df"] = Field(
+    method: Literal["ours", "ours_ido", "uniform", "df", "dar", "mds", "ae", "fit_aware"] = Field(
         default="ours",
-        description="ours = candidates drawn from P_R; uniform = drawn uniformly, retrieval trained as well; "
-        "df = the deformation module alone, on uniform pairs",
+        description="ours = candidates drawn from P_R; ours_ido = the same, the deformation module supervised by IDO; "
+        "uniform = drawn uniformly, retrieval trained as well; df = the deformation module alone, on uniform pairs; "
+        "dar = deformation-aware retrieval for a df run; mds = retrieval by undeformed chamfer; ae = by an "
+        "autoencoder; fit_aware = retrieval trained on the fit after IDO, for an ours run",
+    )
+    teacher: OptionalText = Field(
+        default=None,
+        description="the run whose deformation module a method that trains retrieval alone takes over and keeps: a df "
+        "run for dar, an ours run for fit_aware",
     )
     alternate: bool = Field(
         default=False,
@@ -186,11 +207,70 @@ class RunConfig(Section):
     )
 
 
+class IdoConfig(Section):
+    """IDO, inner deformation optimisation: as a teacher, as labels for retrieval, at test time."""
+
+    iterations: int = Field(default=12, ge=1, description="exact solves a pair at test time")
+    teacher_iterations: int = Field(
+        default=4, ge=1, description="exact solves a pair in a training step of ours_ido, from the network's parameters"
+    )
+    teacher_weight: float = Field(
+        default=1.0, gt=0, description="weight, in a step of ours_ido, of the distance to IDO's parameters"
+    )
+    prior_weight: float = Field(
+        default=0.02, ge=0, description="pull towards the network's parameters, where a target is seen in part"
+    )
+    mirror: bool = Field(
+        default=True, description="add the mirror image of what is seen, where a target is seen in part"
+    )
+
+
+class LabelsConfig(Section):
+    """What fit_aware learns from: the chamfer of pairs after IDO, computed once for a dataset."""
+
+    path: OptionalText = Field(
+        default=None, description="where labels are kept, for several runs to share; none = labels/ in the run"
+    )
+    sources: OptionalCount = Field(
+        default=None,
+        description="sources labelled for each target: half those nearest after coarse alignment, half drawn; none = "
+        "all of them",
+    )
+    iterations: int = Field(default=6, ge=1, description="exact solves a pair, from the undeformed source")
+    num_points: int = Field(default=512, ge=32, description="points of a shape in them")
+    step_sources: int = Field(default=256, ge=2, description="sources whose labels a training step compares, at most")
+    num_workers: int = Field(default=0, ge=0, description="actors that compute them; 0 = this process")
+
+
 class EvaluateConfig(Section):
     """How a trained run is measured."""
 
     split: Literal["train", "val", "test"] = Field(default="test", description="split of the dataset that is measured")
     num_points: int = Field(default=2048, ge=32, description="points of a shape in the chamfer reported")
+    protocols: Names = Field(
+        default=("full",),
+        description="what is observed of a target: full; partial-25, -50, -75 (a half-space, per cent missing); "
+        "view-25, -50, -75 (one depth view); noise-1, noise-3 (per cent of the half-diagonal); up, yaw (unknown)",
+    )
+    ido: bool = Field(default=True, description="rows with IDO at test time, too")
+    num_workers: int = Field(default=0, ge=0, description="actors of Ray that measure; 0 = this process")
+    num_gpus: float = Field(default=0.0, ge=0, description="GPUs, or the share of one, of each of them")
+
+
+class CompareConfig(Section):
+    """What `compare` trains and puts into one table."""
+
+    methods: Names = Field(
+        default=("mds", "ae", "df", "dar", "uniform", "ours", "ours_ido", "fit_aware"),
+        description="train.method of each; teachers are trained first",
+    )
+    seeds: Annotated[tuple[int, ...], BeforeValidator(_split_commas), Field(min_length=1)] = Field(
+        default=(0,), description="train.seed of each, as in 0,1,2"
+    )
+    per_category: bool = Field(
+        default=False, description="true = one run a category, as the paper's tables; false = one for all together"
+    )
+    side_by_side: int = Field(default=1, ge=1, description="runs trained at the same time")
 
 
 class ClusterConfig(Section):
@@ -219,6 +299,9 @@ class Config(Section):
     bank: BankConfig = BankConfig()
     run: RunConfig
     evaluate: EvaluateConfig = EvaluateConfig()
+    ido: IdoConfig = IdoConfig()
+    labels: LabelsConfig = LabelsConfig()
+    compare: CompareConfig = CompareConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")
@@ -229,20 +312,20 @@ class Config(Section):
                 f"setting data.encoder_points is {data.encoder_points}; allowed is at most data.num_points = "
                 f"{data.num_points}, of which the encoders see the first; lower the one or raise the other"
             )
-        if train.method == "ours" and train.warmup_epochs >= train.epochs:
+        if train.method in ("ours", "ours_ido") and train.warmup_epochs >= train.epochs:
             raise _disagreement(
                 f"setting train.warmup_epochs is {train.warmup_epochs}; allowed is less than train.epochs = "
-                f"{train.epochs}, or `ours` would never draw from P_R; lower the one or raise the other"
+                f"{train.epochs}, or `{train.method}` would never draw from P_R; lower the one or raise the other"
             )
         if retrieval.fit_scale != "spread" and retrieval.effective_candidates >= retrieval.num_candidates:
             raise _disagreement(
                 f"setting retrieval.effective_candidates is {retrieval.effective_candidates:g}; allowed is less than "
                 f"retrieval.num_candidates = {retrieval.num_candidates}, among which they are counted; lower it"
             )
-        if train.method != "df" and retrieval.num_candidates < 2:
+        if train.method in COMPARING and retrieval.num_candidates < 2:
             raise _disagreement(
                 f"setting retrieval.num_candidates is {retrieval.num_candidates}; allowed is 2 or more with "
-                f"train.method {train.method}, since Eq. 2 compares candidates; raise it or train df"
+                f"train.method {train.method}, which compares candidates; raise it or train df"
             )
         return self
 

@@ -16,7 +16,7 @@ from jr_dist.evaluate.methods import DF, PAPERS_LETTER, R_DF, TrainedModelLike, 
 
 # What may differ between runs of one table without a word: it changes what a run is, or how fast it goes.
 _MAY_DIFFER = ("train.method", "train.seed", "train.num_workers", "train.device", "data.path", "data.categories")
-_MAY_DIFFER_SECTIONS = ("run", "cluster", "evaluate", "bank")
+_MAY_DIFFER_SECTIONS = ("run", "cluster", "evaluate", "compare", "bank")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ MANIFEST = "manifest.json"
 NETWORKS, OPTIMISER, DRAWN = "networks.safetensors", "optimiser.safetensors", "drawn.safetensors"
 # What may differ when a run goes on: where and how it runs, not what it computes.
 FREE_SETTINGS = (
-    *("run.", "cluster.", "evaluate.", "bank.num_shards"),
+    *("run.", "cluster.", "evaluate.", "compare.", "bank.num_shards", "labels.path", "labels.num_workers"),
+    *("ido.iterations", "ido.prior_weight", "ido.mirror"),
     *("train.device", "train.epochs", "train.checkpoint_every"),
     # these two by their product, the targets of a step: order and candidates depend on it alone
     *("train.num_workers", "train.batch_size"),
