@@ -165,7 +165,8 @@ def sides(store: SourceStore, num_targets: int, *, encoders: bool) -> Sides:
     refresh_embeddings(state)
     rng = np.random.default_rng(1)
     points = np.stack([sample(random_boxes(rng), NUM_POINTS, rng)[0] for _ in range(num_targets)])
-    batch = TargetBatch(step=0, rows=np.arange(num_targets), points=torch.from_numpy(points))
+    cloud = torch.from_numpy(points)
+    batch = TargetBatch(step=0, rows=np.arange(num_targets), points=cloud, encoder_points=cloud)
     candidates = uniform_candidates(NUM_SOURCES, NUM_CANDIDATES, batch.rows, seed=config.train.seed, step=0).rows
     dense = dense_sources(store)
     codes = state.bank.pull(np.arange(NUM_SOURCES))

@@ -28,6 +28,7 @@ class StepPlan:
     categories: tuple[str, ...] | None
     batch_size: int
     num_points: int
+    encoder_points: int
     seed: int
     rank: int
     world_size: int
@@ -81,7 +82,7 @@ def step_plan(
             f"{dataset.num_points}, the points stored in {dataset.path}"
         )
     chosen = tuple(categories) if categories else None
-    return StepPlan(dataset, split, chosen, batch_size, num_points, seed, rank, world_size)
+    return StepPlan(dataset, split, chosen, batch_size, num_points, encoder_points, seed, rank, world_size)
 
 
 def blocks_of(plan: StepPlan, steps: range, per_block: int) -> Iterator[pa.Table]:

@@ -30,6 +30,7 @@ class TargetBatch:
     step: int
     rows: np.ndarray  # [B] int64, rows of `read_targets(dataset, split, categories)`
     points: Tensor  # [B, N, 3] float32
+    encoder_points: Tensor  # [B, E, 3] float32, what encoders see
 
 
 def target_batches(plan: StepPlan, steps: range, progress: bool = False) -> Iterator[TargetBatch]:
@@ -49,12 +50,12 @@ def target_batches(plan: StepPlan, steps: range, progress: bool = False) -> Iter
             # Blocks are read-only; a batch is the trainer's own.
             rows, points = tensor(table.column("rows")).copy(), tensor(table.column("points")).copy()
             for index, step in enumerate(table.column("step").to_pylist()):
-                yield _as_batch(step, rows[index], points[index])
+                yield _as_batch(plan, step, rows[index], points[index])
 
 
 def local_target_batches(plan: StepPlan, steps: range) -> Iterator[TargetBatch]:
     """The same batches, bit for bit, made in this process without Ray."""
-    return (_as_batch(step, *plan.batch(step)) for step in steps)
+    return (_as_batch(plan, step, *plan.batch(step)) for step in steps)
 
 
 def source_batches(
@@ -108,5 +109,6 @@ def _joined(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np
     return np.concatenate(rows), np.concatenate(points)
 
 
-def _as_batch(step: int, rows: np.ndarray, points: np.ndarray) -> TargetBatch:
-    return TargetBatch(step, rows, torch.from_numpy(points))
+def _as_batch(plan: StepPlan, step: int, rows: np.ndarray, points: np.ndarray) -> TargetBatch:
+    cloud = torch.from_numpy(points)
+    return TargetBatch(step, rows, cloud, cloud[:, : plan.encoder_points])

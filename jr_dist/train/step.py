@@ -58,7 +58,7 @@ def joint_step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: floa
     config = state.config
     waited = state.bank.waited
     points = batch.points.to(state.device)
-    encoder_points = points[:, : config.data.encoder_points]
+    encoder_points = batch.encoder_points.to(state.device)
 
     candidates = draw.candidates()
     pairs = pair_up(candidates.rows, state.device)
