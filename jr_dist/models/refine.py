@@ -1,0 +1,120 @@
+"""IDO as evaluation, labels and `fit` use it: from several starts, and for what is seen in part with a prior.
+
+What is seen in part is looked at from the observation alone (a source point without an observed one near it may be
+hidden), and the parts that nothing is seen of are held by the prior. Furniture is symmetric, so the mirror image of the
+observation shows some of what is hidden.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from jr_dist.errors import InputError
+from jr_dist.geometry.part_geometry import PartGeometry
+from jr_dist.models.ido import InnerFit, Parameters, optimise_inner
+
+# Boxes of an undeformed source that are each other's mirror image in x = 0 differ by less (canonical units): their
+# points are samples.
+_SAME_BOX = 0.05
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How a fit is refined. Raises `InputError` for what would collapse a source: see `one_sided`."""
+
+    iterations: int = 12  #: exact solves from each start
+    one_sided: bool = False  #: the observation is a part of the shape; a `prior_weight` above 0 is needed then
+    prior_weight: float = 0.0  #: pull towards the network's parameters, or the undeformed source's
+    mirror: bool = False  #: add the observation's mirror image; `one_sided` only
+
+    def __post_init__(self) -> None:
+        if self.one_sided and not self.prior_weight > 0:
+            raise InputError(
+                f"prior_weight is {self.prior_weight:g}; above 0 is allowed for what is seen in part, where nothing "
+                "else holds hidden parts; 0.02 serves well"
+            )
+        if self.mirror and not self.one_sided:
+            raise InputError("mirror is for what is seen in part; allowed is with one_sided; leave it out")
+
+
+def refine(
+    geometry: PartGeometry,
+    observed: Float[Tensor, "B N2 3"],
+    target_index: Int[Tensor, " M"],
+    network: Parameters | None,
+    how: Refinement,
+    *,
+    connectivity: bool = True,
+) -> InnerFit:
+    """Fit M sources to what is observed of their targets, in the observed frame; see `models.ido` for the rest.
+
+    Starts are the undeformed source and, where given, the `network`'s parameters ([M, P, 3] each, joints closed); of
+    each pair the end with the lower objective is kept. Loss and objective refer to the observation as it was fitted:
+    with its mirror image where `how` says so.
+    """
+    undeformed = geometry.centre, geometry.half_extent
+    expected = undeformed if network is None else network
+    if how.mirror:
+        observed = with_mirror_image(observed[target_index], mirror_plane(geometry, expected[0]))
+        target_index = torch.arange(len(observed), device=observed.device)
+    best: InnerFit | None = None
+    for start in (undeformed,) if network is None else (undeformed, network):
+        fit = optimise_inner(
+            geometry,
+            observed,
+            target_index,
+            start=start,
+            iterations=how.iterations,
+            one_sided=how.one_sided,
+            prior=expected if how.prior_weight > 0 else None,
+            prior_weight=how.prior_weight,
+            connectivity=connectivity,
+        )
+        best = fit if best is None else _better(fit, best)
+    assert best is not None
+    return best
+
+
+def mirror_plane(geometry: PartGeometry, centre: Float[Tensor, "M P 3"]) -> Float[Tensor, " M"]:
+    """x_m of the plane x = x_m in which the sources, their parts moved to `centre`, are their own mirror image.
+
+    Undeformed it is x = 0. A part and its mirror image there, another part or itself, have the plane between them
+    wherever they went; the mean of these counts parts by their points. A source without such parts: its points' mean.
+    """
+    partner, matched = _partners(geometry)
+    counts = torch.zeros_like(geometry.centre[..., 0])
+    counts.scatter_add_(1, geometry.part_index, torch.ones_like(geometry.points[..., 0]))
+    weight = torch.where(matched.any(dim=1, keepdim=True), counts * matched, counts)
+    partner = torch.where(matched, partner, torch.arange(partner.shape[1], device=partner.device))
+    between = (centre[..., 0] + centre[..., 0].gather(1, partner)) / 2
+    return (weight * between).sum(dim=1) / weight.sum(dim=1)
+
+
+def with_mirror_image(points: Float[Tensor, "M N 3"], plane: Float[Tensor, " M"]) -> Float[Tensor, "M 2N 3"]:
+    """The points, then their mirror images in x = plane."""
+    image = torch.cat([2 * plane[:, None, None] - points[..., :1], points[..., 1:]], dim=-1)
+    return torch.cat([points, image], dim=1)
+
+
+def _partners(geometry: PartGeometry) -> tuple[Int[Tensor, "M P"], Tensor]:
+    """The part that is each part's mirror image in x = 0 of the undeformed source, and whether there is one."""
+    boxes = torch.cat([geometry.centre, geometry.half_extent], dim=-1)
+    flip = torch.tensor([-1.0, 1, 1, 1, 1, 1], dtype=boxes.dtype, device=boxes.device)
+    apart = (boxes[:, :, None] * flip - boxes[:, None]).abs().amax(dim=-1)
+    apart = apart.masked_fill(~geometry.part_mask[:, None], torch.inf)
+    distance, partner = apart.min(dim=-1)
+    return partner, (distance < _SAME_BOX) & geometry.part_mask
+
+
+def _better(fit: InnerFit, other: InnerFit) -> InnerFit:
+    """Pair by pair the one with the lower objective."""
+    chosen = fit.objective < other.objective
+    parts = chosen[:, None, None]
+    return InnerFit(
+        torch.where(parts, fit.centre, other.centre),
+        torch.where(parts, fit.half_extent, other.half_extent),
+        torch.where(chosen, fit.loss, other.loss),
+        torch.where(chosen, fit.objective, other.objective),
+    )
