@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jr_dist.errors import InputError
+
+#: what an OSError says of a disk, or of one's share of it, that is full
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _aside(path: Path) -> Path:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from jr_dist.atomic import NO_ROOM
 from jr_dist.errors import InputError
 
 #: failures in a row with no new checkpoint between them, after which going on is pointless; with the waits between
@@ -18,7 +18,6 @@ _REPEATABLE = (
     *(InputError, FloatingPointError, AssertionError, ArithmeticError, ValueError, TypeError),
     *(LookupError, AttributeError, ImportError, NotImplementedError),
 )
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _FIRST_WAIT, _LONGEST_WAIT = 10.0, 300.0
 
 Kind = Literal["repeatable", "no room", "lost"]

@@ -21,6 +21,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from torch import Tensor
 
+from jr_dist.atomic import NO_ROOM
 from jr_dist.bank.actors import SHARD_CPUS, running_shards
 from jr_dist.bank.layout import BankLayout
 from jr_dist.cluster import connect, is_own_cluster
@@ -35,7 +36,7 @@ from jr_dist.train.checks import check, with_absolute_paths
 from jr_dist.train.group import Group
 from jr_dist.train.loop import run_training
 from jr_dist.train.methods.registry import METHODS
-from jr_dist.train.recovery import NO_ROOM, Failure, after_failure, failure_of
+from jr_dist.train.recovery import Failure, after_failure, failure_of
 from jr_dist.train.run_directory import check_newest, claim, goes_on_from, prepare, start_point
 from jr_dist.train.state import bank_layout, row_optimiser
 
@@ -62,6 +63,9 @@ def train(config: Config, *, side_by_side: int = 1) -> TrainResult:
     check(config)
     start = start_point(config)
     run = prepare(config)
+    before = METHODS[config.train.method].before
+    if before is not None:
+        before(config)
     try:
         if config.train.num_workers == 0:
             metrics = _train_here(config, run, start)
