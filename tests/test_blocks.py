@@ -13,8 +13,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from jr_dist import atomic
+from jr_dist.blocks import Job, read_result, run_jobs
 from jr_dist.errors import InputError
-from jr_dist.evaluate.blocks import Job, read_result, run_jobs
 
 JOBS = [Job(f"block-{i}", {"rows": [3 * i, 3 * i + 3], "model": "abc", "sigma": 0.1}, weight=i + 1) for i in range(4)]
 
@@ -176,7 +176,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
 
 def test_without_workers_ray_is_not_imported(tmp_path):
     script = (
-        "import sys, numpy\nfrom pathlib import Path\nfrom jr_dist.evaluate.blocks import Job, run_jobs\n"
+        "import sys, numpy\nfrom pathlib import Path\nfrom jr_dist.blocks import Job, run_jobs\n"
         "run_jobs(lambda: lambda task: {'x': numpy.ones(1)}, (), [Job('a', {}, 1)], Path(sys.argv[1]),"
         " advance=print)\nassert 'ray' not in sys.modules\n"
     )

@@ -27,13 +27,13 @@ JOBS = sorted((ROOT / "jobs").glob("*.py"))
 
 # Each room imports only from rooms before it; these few may be imported anywhere.
 ROOMS = ("config", "geometry", "models", "data", "bank", "train", "evaluate", "serve")
-EVERYWHERE = {"errors", "atomic", "progress", "array_files"}
+EVERYWHERE = {"errors", "atomic", "progress", "array_files", "blocks"}
 RAY_FILES = {
     "cluster.py",
     "bank/actors.py",
+    "block_actors.py",
     "data/ingest_job.py",
     "data/ray_stream.py",
-    "evaluate/actors.py",
     "serve/app.py",
     "train/sweep.py",
     "train/trainer.py",

@@ -1,7 +1,7 @@
 """Large computations as jobs that stand alone: one file for each finished job, so that a rerun does what is missing.
 
 A job's result depends on its task alone, whoever computes it and whatever was computed before: in this process, or by
-actors on a cluster (`actors`), the files are the same.
+actors on a cluster (`block_actors`), the files are the same.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from jr_dist.atomic import atomic_write
+from jr_dist.atomic import NO_ROOM, atomic_write
 from jr_dist.config import ClusterConfig
 from jr_dist.errors import InputError
-from jr_dist.train.recovery import NO_ROOM
 
 #: from a job's task to its named arrays
 Work = Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]]
@@ -85,7 +84,7 @@ def run_jobs(
         for job in missing:
             keep(job, work(job.task))
         return
-    from jr_dist.evaluate.actors import run_on_actors
+    from jr_dist.block_actors import run_on_actors
 
     run_on_actors(
         make_work,
