@@ -5,6 +5,7 @@ bounds of the half-extents; neighbours are looked up again, and so on. The paper
 `optimise_inner_sgd`, is the check.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +19,7 @@ from jr_dist.geometry.projection import by_axis, by_part, step_back
 from jr_dist.models.inner_problem import InnerProblem, Prior, bounded_step, inner_problem, null_space_basis
 
 Parameters = tuple[Tensor, Tensor]  #: (centre, half_extent), [M, P, 3] each
+Watch = Callable[[Tensor], None]  #: called with the lowest objective so far, [M], of the start and after each iteration
 
 # Solutions keep this share above the half-extent at which a step is cut short, so that one along a bound is not.
 _MARGIN = 1e-3
@@ -50,6 +52,7 @@ def optimise_inner(
     prior_weight: float = 0.0,
     minimum_scale: float = 0.05,
     connectivity: bool = True,
+    watch: Watch | None = None,
 ) -> InnerFit:
     """Fit M sources to their targets, from `start` or the undeformed sources, in `iterations` exact solves.
 
@@ -65,12 +68,12 @@ def optimise_inner(
     for _ in range(iterations):
         problem = problems(trial)
         better = problem.objective < best.objective
-        best = best.improved(trial, limits.step(problem, trial), problem, better)
+        best = best.improved(trial, limits.step(problem, trial), problem, better).told(watch)
         # The quadratic can't get worse; where rounding made it so, half the step from the best iterate is tried.
         share = torch.where(better, 1.0, share / 2)
         trial = limits.allowed(best.parameters, share[:, None, None] * best.step)
     problem = problems(trial)
-    return _fit(geometry, best.improved(trial, best.step, problem, problem.objective < best.objective))
+    return _fit(geometry, best.improved(trial, best.step, problem, problem.objective < best.objective).told(watch))
 
 
 @torch.no_grad()
@@ -86,6 +89,7 @@ def optimise_inner_sgd(
     prior: Parameters | None = None,
     prior_weight: float = 0.0,
     connectivity: bool = True,
+    watch: Watch | None = None,
 ) -> InnerFit:
     """The paper's IDO: plain gradient descent, `learning_rate` a pair; other arguments as for `optimise_inner`.
 
@@ -98,10 +102,10 @@ def optimise_inner_sgd(
     best = _Iterate.unknown(trial)
     for _ in range(iterations):
         problem = problems(trial)
-        best = best.improved(trial, best.step, problem, problem.objective < best.objective)
+        best = best.improved(trial, best.step, problem, problem.objective < best.objective).told(watch)
         trial = trial + 2 * learning_rate * (projection @ problem.pull.unsqueeze(-1)).squeeze(-1)
     problem = problems(trial)
-    return _fit(geometry, best.improved(trial, best.step, problem, problem.objective < best.objective))
+    return _fit(geometry, best.improved(trial, best.step, problem, problem.objective < best.objective).told(watch))
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,12 @@ class _Iterate:
             torch.where(better, problem.loss, self.loss),
             torch.where(better, problem.objective, self.objective),
         )
+
+    def told(self, watch: Watch | None) -> "_Iterate":
+        """This, after `watch` has seen its objective."""
+        if watch is not None:
+            watch(self.objective)
+        return self
 
 
 def _where(condition: Bool[Tensor, " M"], yes: Tensor, no: Tensor) -> Tensor:

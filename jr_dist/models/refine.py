@@ -6,6 +6,7 @@ observation shows some of what is hidden.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +19,8 @@ from jr_dist.models.ido import InnerFit, Parameters, optimise_inner
 # Boxes of an undeformed source that are each other's mirror image in x = 0 differ by less (canonical units): their
 # points are samples.
 _SAME_BOX = 0.05
+# What a flat cloud counts as along the axis that it has no extent on.
+_LEAST_SPREAD = 0.01
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,9 @@ class Refinement:
     """How a fit is refined. Raises `InputError` for what would collapse a source: see `one_sided`."""
 
     iterations: int = 12  #: exact solves from each start
-    one_sided: bool = False  #: the observation is a part of the shape; a `prior_weight` above 0 is needed then
+    one_sided: bool = False  #: a part of the shape is observed; `prior_weight` has to be above 0 then
     prior_weight: float = 0.0  #: pull towards the network's parameters, or the undeformed source's
-    mirror: bool = False  #: add the observation's mirror image; `one_sided` only
+    mirror: bool = False  #: add the observation's mirror image; with `one_sided` alone
 
     def __post_init__(self) -> None:
         if self.one_sided and not self.prior_weight > 0:
@@ -50,18 +53,22 @@ def refine(
 ) -> InnerFit:
     """Fit M sources to what is observed of their targets, in the observed frame; see `models.ido` for the rest.
 
-    Starts are the undeformed source and, where given, the `network`'s parameters ([M, P, 3] each, joints closed); of
-    each pair the end with the lower objective is kept. Loss and objective refer to the observation as it was fitted:
-    with its mirror image where `how` says so.
+    Starts are the undeformed source, where the whole shape is seen the source `spread_alike`, and where given the
+    `network`'s parameters ([M, P, 3] each, joints closed); of each pair the end with the lower objective is kept. Loss
+    and objective refer to the observation as it was fitted: with its mirror image where `how` says so.
     """
     undeformed = geometry.centre, geometry.half_extent
+    starts = [undeformed]
+    if not how.one_sided:
+        starts.append(spread_alike(geometry, observed[target_index]))
+    if network is not None:
+        starts.append(network)
     expected = undeformed if network is None else network
     if how.mirror:
         observed = with_mirror_image(observed[target_index], mirror_plane(geometry, expected[0]))
         target_index = torch.arange(len(observed), device=observed.device)
-    best: InnerFit | None = None
-    for start in (undeformed,) if network is None else (undeformed, network):
-        fit = optimise_inner(
+    fits = [
+        optimise_inner(
             geometry,
             observed,
             target_index,
@@ -72,9 +79,24 @@ def refine(
             prior_weight=how.prior_weight,
             connectivity=connectivity,
         )
-        best = fit if best is None else _better(fit, best)
-    assert best is not None
-    return best
+        for start in starts
+    ]
+    return reduce(_better, fits)
+
+
+def spread_alike(geometry: PartGeometry, targets: Float[Tensor, "M N2 3"]) -> Parameters:
+    """The parameters of the sources moved and scaled as a whole, axis by axis, to their targets' mean and spread.
+
+    That keeps joints closed: a joint's row is homogeneous, and the same shift moves both of its sides. (The box instead
+    of the spread is the worse start by a little, and strays of a scan stretch it.)
+    """
+    mean, wanted = geometry.points.mean(dim=1, keepdim=True), targets.mean(dim=1, keepdim=True)
+    spread = (geometry.points - mean).square().mean(dim=1, keepdim=True).sqrt()
+    wanted_spread = (targets - wanted).square().mean(dim=1, keepdim=True).sqrt()
+    scale = wanted_spread.clamp_min(_LEAST_SPREAD) / spread.clamp_min(_LEAST_SPREAD)
+    real = geometry.part_mask.unsqueeze(-1)
+    centre = torch.where(real, wanted + (geometry.centre - mean) * scale, geometry.centre)
+    return centre, torch.where(real, geometry.half_extent * scale, geometry.half_extent)
 
 
 def mirror_plane(geometry: PartGeometry, centre: Float[Tensor, "M P 3"]) -> Float[Tensor, " M"]:
