@@ -194,6 +194,10 @@ class BankClient:
         self._wait([self._send(i, "load", folder, hashes, **state) for i in range(len(self._shards))])
         self.loaded(**state)
 
+    def take_over(self, folder: Path, hashes: Mapping[str, str], tables: Sequence[str]) -> None:
+        """Have every shard set its rows of `tables` to another run's checkpoint; one rank does it."""
+        self._wait([self._send(i, "take_over", folder, hashes, tables) for i in range(len(self._shards))])
+
     def loaded(self, *, version: int, embedding_version: int) -> None:
         """The shards have taken up a checkpoint."""
         self.version, self.embedding_version = version, embedding_version

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -204,6 +204,17 @@ class BankShard:
             state = read_arrays(folder / block_file(block), hashes.get(block_file(block), ""))
             self.load_block_state(block, state, embedding_version)
         self.version = version
+
+    def take_over(self, folder: Path, hashes: Mapping[str, str], tables: Sequence[str]) -> None:
+        """Set some tables to what they are in another run's checkpoint, whose blocks are of the same size.
+
+        Raises `InputError` naming the file that is missing or damaged.
+        """
+        for block in self.blocks:
+            state = read_arrays(folder / block_file(block), hashes.get(block_file(block), ""))
+            places = self._places(block)
+            for name in tables:
+                self.tables[name][places[name]] = state[name]
 
     def block_state(self, block: int) -> dict[str, np.ndarray]:
         """Everything of one block as named arrays: what its file in a checkpoint holds."""

@@ -1,10 +1,12 @@
-"""All dense weights of a run in one module: two target encoders and the deformation module."""
+"""All dense weights of a run in one module: two target encoders, the deformation module, and AE's decoder."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import nn
 
+from jr_dist.models.decoder import PointDecoder
 from jr_dist.models.encoders import PointNet
 from jr_dist.models.structure_aware import StructureAwareDeformation
 
@@ -12,7 +14,8 @@ from jr_dist.models.structure_aware import StructureAwareDeformation
 class Networks(nn.Module):
     """Separate encoders for retrieval and deformation (section 2.2) and the deformation module.
 
-    What belongs to one source (codes, metric, sigma_k) is not here but in the bank.
+    Retrieval by an autoencoder has a decoder to `decoded_points`. What belongs to one source (codes, metric, sigma_k)
+    is not here but in the bank.
     """
 
     def __init__(
@@ -24,11 +27,30 @@ class Networks(nn.Module):
         target_code: int,
         part_code: int,
         embedding: int,
+        decoded_points: int | None = None,
     ) -> None:
         super().__init__()
         self.deformation_encoder = PointNet(channels, target_code)
         self.retrieval_encoder = PointNet(channels, embedding)
         self.deformation = StructureAwareDeformation(global_code, target_code, part_code, hidden)
+        # Drawn last, so that the weights before it are those of the other methods.
+        self.decoder = None if decoded_points is None else PointDecoder(embedding, decoded_points)
+        self._deformation_is_kept = False
+
+    def keep_deformation(self) -> None:
+        """Hold the deformation module and its encoder fixed, batch norm's running statistics among them."""
+        self._deformation_is_kept = True
+        self.deformation_encoder.requires_grad_(False)
+        self.deformation.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; what is kept stays in evaluation mode."""
+        super().train(mode)
+        if self._deformation_is_kept:
+            self.deformation_encoder.eval()
+            self.deformation.eval()
+        return self
 
 
 def seeded_networks(seed: int, **sizes) -> Networks:

@@ -62,7 +62,7 @@ def refresh_embeddings(state: TrainState) -> None:
 
     All ranks call it together and each encodes its share of the sources.
     """
-    if state.bank.layout.learned_embedding:
+    if state.bank.layout.learned_embedding or not state.encodes_sources:
         return
     # Shares are whole chunks, so that a source is encoded in the same company whatever the number of ranks.
     rows = np.arange(len(state.store.ids))

@@ -13,9 +13,12 @@ from jr_dist.data.dataset import count_rows, open_dataset, require_rows
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
 from jr_dist.train.checkpoint import check_same_run, read_manifest
+from jr_dist.train.methods.dar import NUM_POSITIVES
+from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.run_directory import LAST, checkpoint_path, start_point
 from jr_dist.train.schedule import Schedule, make_schedule
 from jr_dist.train.state import bank_layout, check_num_candidates
+from jr_dist.train.teacher import check_teacher
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -32,12 +35,13 @@ def with_absolute_paths(config: Config) -> Config:
     def absolute(path: str) -> str:
         return path if "://" in path else str(Path(path).absolute())
 
-    resume = config.run.resume
+    resume, teacher = config.run.resume, config.train.teacher
     run = {"path": absolute(config.run.path), "resume": resume if resume in ("auto", "never") else absolute(resume)}
     return config.model_copy(
         update={
             "data": config.data.model_copy(update={"path": absolute(config.data.path)}),
             "run": config.run.model_copy(update=run),
+            "train": config.train.model_copy(update={"teacher": teacher and absolute(teacher)}),
         }
     )
 
@@ -50,6 +54,12 @@ def check(config: Config) -> None:
             "train.num_workers to run on a cluster that has one"
         )
     _check_places(config)
+    k = config.retrieval.num_candidates
+    if config.train.method == "dar" and config.retrieval.dar_loss == "margin" and k <= NUM_POSITIVES:
+        raise InputError(
+            f"retrieval.num_candidates is {k}, but the margin loss of dar takes the {NUM_POSITIVES} that fit best as "
+            f"positives; allowed is more than {NUM_POSITIVES}; raise it or set retrieval.dar_loss regression"
+        )
     dataset = open_dataset(config.data.path)
     stored = dataset.num_points
     if config.data.num_points > stored:
@@ -64,6 +74,8 @@ def check(config: Config) -> None:
     check_num_candidates(config, len(store.ids))
     cut(bank_layout(config, store.num_parts), config.bank.num_shards)
     start = start_point(config)
+    if start is None or METHODS[config.train.method].teacher is None:
+        check_teacher(config, dataset, list(store.ids))  # a run that goes on has its deformation module in itself
     if start is not None:
         manifest = read_manifest(start)
         check_same_run(manifest, config, list(store.ids), dataset.hash, start)

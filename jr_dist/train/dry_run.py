@@ -150,7 +150,9 @@ def bank_file_bytes(layout: BankLayout, rule: RowOptimiser) -> int:
 
 def trained_parameters(networks: Networks, method: str) -> list[nn.Parameter]:
     """The dense weights that a method moves: those that have gradients and optimiser slots."""
-    idle = set() if METHODS[method].trains_retrieval else set(networks.retrieval_encoder.parameters())
+    modules = [] if METHODS[method].trains_retrieval else [networks.retrieval_encoder]
+    modules += [] if METHODS[method].trains_deformation else [networks.deformation_encoder, networks.deformation]
+    idle = {parameter for module in modules for parameter in module.parameters()}
     return [parameter for parameter in networks.parameters() if parameter not in idle]
 
 

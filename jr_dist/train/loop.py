@@ -26,7 +26,7 @@ from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.run_directory import BEST, LAST, has_checkpoint, keep_metrics_until, start_note, write_settings
 from jr_dist.train.schedule import Schedule, make_schedule
 from jr_dist.train.state import CloudSource, TrainState, new_state
-from jr_dist.train.step import joint_step
+from jr_dist.train.teacher import take_over
 from jr_dist.train.validate import validate
 
 if TYPE_CHECKING:  # the stream imports Ray; the loop does not need it
@@ -69,8 +69,11 @@ def run_training(
     _go_on(state, run, start, dataset)
 
     validation_points = _validation_points(dataset, config)
+    method = METHODS[config.train.method]
+    if method.prepare is not None:
+        method.prepare(state, dataset)
     nearest = None  # of a method without retrieval, the source as R+DF will choose it
-    if not METHODS[config.train.method].trains_retrieval:
+    if not method.trains_retrieval:
         nearest = nearest_by_chamfer(store, validation_points, config.data.num_points)
     journal = _journal(run, schedule, state) if group.rank == 0 else nullcontext()
     effective: list[tuple[float, float]] = []  # of P_R and p_fit, in the steps of soft retrieval since a validation
@@ -111,7 +114,8 @@ def _one_step(
     state.upcoming = None
     if following is not None:
         state.upcoming = begin_draw(state, following, soft=_plan(state, schedule, following.step).soft)
-    return joint_step(state, batch, _plan(state, schedule, batch.step), schedule.rate(batch.step), draw)
+    step = METHODS[state.config.train.method].step
+    return step(state, batch, _plan(state, schedule, batch.step), schedule.rate(batch.step), draw)
 
 
 def _plan(state: TrainState, schedule: Schedule, step: int) -> StepPlan:
@@ -141,7 +145,7 @@ def is_flat(state: TrainState, effective: list[tuple[float, float]]) -> bool:
 
     `effective`: exp(entropy) of P_R over all sources and of p_fit over the K candidates, of some steps.
     """
-    if not effective or METHODS[state.config.train.method].name != "ours":
+    if not effective or not METHODS[state.config.train.method].plan(0, False, False).soft:
         return False
     of_all, of_k = (sum(column) / len(effective) for column in zip(*effective, strict=True))
     flat_retrieval = of_all > FLAT_SHARE * len(state.store.ids)
@@ -149,8 +153,12 @@ def is_flat(state: TrainState, effective: list[tuple[float, float]]) -> bool:
 
 
 def _go_on(state: TrainState, run: Path, start: Path | None, dataset: Dataset) -> None:
+    if METHODS[state.config.train.method].teacher is not None:
+        state.networks.keep_deformation()
     if start is not None:
         restore(state, load_checkpoint(start), dataset_hash=dataset.hash)
+    elif METHODS[state.config.train.method].teacher is not None:
+        take_over(state, dataset_hash=dataset.hash)
     # What rank 0 sees holds for all: a shared file system may be a moment behind elsewhere.
     [seen] = state.group.gather([np.array([has_checkpoint(run, BEST)])])[0]
     if not seen[0]:

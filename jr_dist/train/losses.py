@@ -1,4 +1,4 @@
-"""Eqs. 2 and 4 of the paper, and the two scales on which a fitting loss becomes a probability."""
+"""Eqs. 2 and 4 of the paper, the scales on which a fitting loss becomes a probability, and the margin loss of DAR."""
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,19 @@ def embedding_loss(
     assert loss == "cross_entropy", loss
     tiny = torch.finfo(probability.dtype).tiny
     return -(fit_probability * probability.clamp_min(tiny).log()).sum(-1).mean()
+
+
+def margin_loss(
+    squared: Float[Tensor, "B K"], fitting: Float[Tensor, "B K"], *, num_positives: int, margin: float
+) -> Float[Tensor, ""]:
+    """The margin loss of deformation-aware retrieval (Uy et al., ECCV 2020), mean over the B targets.
+
+    Of the K candidates the `num_positives` that fit best are positives, the rest negatives:
+    sum_negatives [margin + max_positives d_R^2 - d_R^2]_+, where `squared` is d_R^2 and `fitting` L_fit.
+    """
+    order = fitting.detach().argsort(dim=-1, stable=True)
+    positive, negative = squared.gather(-1, order).tensor_split([num_positives], dim=-1)
+    return (margin + positive.amax(-1, keepdim=True) - negative).relu().sum(-1).mean()
 
 
 def fit_probability_learned(fitting: Float[Tensor, "B K"], sigma: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:

@@ -53,10 +53,18 @@ class TrainState:
     validation: dict[str, Any] = field(default_factory=dict)
     #: the candidates of the next step, where `bank.lookahead` has them drawn a step ahead
     upcoming: Draw | None = None
+    #: what the method wants of each training target, row by row, where it asks for something (`Method.prepare`)
+    of_targets: Tensor | None = None
+    #: whether the cached embeddings of sources come from the encoder; else the method places the sources itself
+    encodes_sources: bool = True
     #: how clouds of many sources are read
     clouds: CloudSource = local_source_batches
     #: sources kept on an accelerator; None where the store's own memory is the device's
     kept_geometry: DeviceGeometry | None = None
+
+
+#: methods that know a source by its points alone, whatever `retrieval.source_embedding` is
+WITHOUT_CODES = ("mds", "ae")
 
 
 def bank_layout(config: Config, num_parts: Iterable[int]) -> BankLayout:
@@ -66,7 +74,7 @@ def bank_layout(config: Config, num_parts: Iterable[int]) -> BankLayout:
         global_code=config.model.global_code,
         part_code=config.model.part_code,
         embedding=config.retrieval.embedding,
-        learned_embedding=config.retrieval.source_embedding == "code",
+        learned_embedding=config.retrieval.source_embedding == "code" and config.train.method not in WITHOUT_CODES,
         block_size=config.bank.block_size,
         seed=config.train.seed,
     )
@@ -89,6 +97,7 @@ def build_networks(config: Config) -> Networks:
         target_code=config.model.target_code,
         part_code=config.model.part_code,
         embedding=config.retrieval.embedding,
+        decoded_points=config.data.num_points if config.train.method == "ae" else None,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,7 @@ class TrainedModel:
     dataset_hash: str
     source_ids: tuple[str, ...]
     step: int
+    identity: str  # a digest of the checkpoint's weights and codes
     networks: Networks
     bank: BankClient
     device: torch.device
@@ -44,6 +47,11 @@ class TrainedModel:
     def has_retrieval(self) -> bool:
         """Whether the method trains a retrieval space; DF does not."""
         return METHODS[self.method].trains_retrieval
+
+    @property
+    def has_deformation(self) -> bool:
+        """Whether it can deform, by a module of its own or its teacher's; R and AE retrieve alone."""
+        return METHODS[self.method].has_deformation
 
     @torch.no_grad()
     def retrieval_distances(self, points: Tensor) -> Tensor:
@@ -120,6 +128,7 @@ def _load(run: Path, at: Path, device: str) -> TrainedModel:
         dataset_hash=manifest["dataset_hash"],
         source_ids=tuple(manifest["source_ids"]),
         step=manifest["step"],
+        identity=hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest(),
         networks=networks,
         bank=_bank(config, checkpoint),
         device=torch.device(device),

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from jr_dist.geometry.chamfer import chamfer
 from jr_dist.train.candidates import embed, refresh_embeddings
+from jr_dist.train.methods.registry import METHODS
+from jr_dist.train.pairs import pair_up, source_geometry
 from jr_dist.train.state import TrainState
-from jr_dist.train.step import deform_pairs, pair_up, source_geometry
 
 CHUNK = 64
 
@@ -27,7 +28,7 @@ class Validation:
 
 @torch.no_grad()
 def validate(state: TrainState, points: Tensor, nearest_undeformed: np.ndarray | None) -> Validation:
-    """Retrieve the nearest source in d_R for each target [T, N, 3], deform it, and measure.
+    """Retrieve the nearest source in d_R for each target [T, N, 3], fit it as the method does, and measure.
 
     A method without retrieval (DF) is given `nearest_undeformed` [T], the source nearest before deformation, as R+DF
     will use it. All ranks call it together; each measures its share of the targets, and all return the same.
@@ -47,8 +48,8 @@ def validate(state: TrainState, points: Tensor, nearest_undeformed: np.ndarray |
         pairs = pair_up(rows[own, None], state.device)
         codes = state.bank.pull(pairs.rows, state.device)
         geometry = source_geometry(state, pairs.rows)
-        deformed = deform_pairs(state, codes, geometry, encoder_points, pairs)
-        values[own] = chamfer(deformed, targets).double().cpu().numpy()
+        fitted = METHODS[state.config.train.method].fitted(state, codes, geometry, encoder_points, pairs)
+        values[own] = chamfer(fitted, targets).double().cpu().numpy()
     state.networks.train()
     # Each rank left the others' targets at zero.
     values, rows = (np.sum(shares, axis=0) for shares in zip(*state.group.gather([values, rows]), strict=True))

@@ -1,6 +1,7 @@
 """DF: the deformation module alone, on random pairs; as many pairs a step as the joint methods."""
 
-from jr_dist.train.methods.plan import Method, StepPlan, taking_turns
+from jr_dist.train.methods.method import Method
+from jr_dist.train.methods.plan import StepPlan, taking_turns
 
 
 def plan(step: int, warm_up: bool, alternate: bool) -> StepPlan:
@@ -9,4 +10,4 @@ def plan(step: int, warm_up: bool, alternate: bool) -> StepPlan:
     return StepPlan(soft=False, weighted=False, deformation=deformation, retrieval=False)
 
 
-DF = Method(name="df", title="DF", trains_retrieval=False, plan=plan)
+DF = Method(name="df", title="DF", trains_retrieval=False, trains_deformation=True, plan=plan)

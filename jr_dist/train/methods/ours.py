@@ -1,6 +1,7 @@
 """Ours: candidates by soft retrieval, both modules trained on them (section 2.1)."""
 
-from jr_dist.train.methods.plan import Method, StepPlan, taking_turns
+from jr_dist.train.methods.method import Method
+from jr_dist.train.methods.plan import StepPlan, taking_turns
 
 
 def plan(step: int, warm_up: bool, alternate: bool) -> StepPlan:
@@ -9,4 +10,4 @@ def plan(step: int, warm_up: bool, alternate: bool) -> StepPlan:
     return StepPlan(soft=not warm_up, weighted=not warm_up, deformation=deformation, retrieval=retrieval)
 
 
-OURS = Method(name="ours", title="Ours", trains_retrieval=True, plan=plan)
+OURS = Method(name="ours", title="Ours", trains_retrieval=True, trains_deformation=True, plan=plan)

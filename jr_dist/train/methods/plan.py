@@ -1,8 +1,7 @@
-"""What a method may decide about a step; all methods share the step itself, the data and the budget."""
+"""What a method may decide about a step: its candidates, and which module moves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -16,20 +15,12 @@ class StepPlan:
     retrieval: bool  # this step moves the retrieval module (Eq. 2)
 
 
-@dataclass(frozen=True)
-class Method:
-    """A row of the paper's tables that is trained.
-
-    `plan(step, warm_up, alternate)` says what a step does; `warm_up` is whether it falls into the first epochs, whose
-    candidates are uniform for every method, `alternate` whether the modules take turns.
-    """
-
-    name: str
-    title: str
-    trains_retrieval: bool
-    plan: Callable[[int, bool, bool], StepPlan]
-
-
 def taking_turns(step: int, alternate: bool) -> tuple[bool, bool]:
     """(deformation, retrieval) of a step of a joint method: both, or in successive iterations as in section 2.1."""
     return (step % 2 == 0, step % 2 == 1) if alternate else (True, True)
+
+
+def retrieval_alone(step: int, warm_up: bool, alternate: bool) -> StepPlan:
+    """Of a method that trains retrieval alone: uniform pairs, and a rest in the turns of deformation."""
+    _, retrieval = taking_turns(step, alternate)
+    return StepPlan(soft=False, weighted=False, deformation=False, retrieval=retrieval)

@@ -1,8 +1,9 @@
 """The methods by the name that `train.method` gives them."""
 
+from jr_dist.train.methods.dar import DAR
 from jr_dist.train.methods.df import DF
+from jr_dist.train.methods.method import Method
 from jr_dist.train.methods.ours import OURS
-from jr_dist.train.methods.plan import Method
 from jr_dist.train.methods.uniform import UNIFORM
 
-METHODS: dict[str, Method] = {method.name: method for method in (OURS, UNIFORM, DF)}
+METHODS: dict[str, Method] = {method.name: method for method in (OURS, UNIFORM, DF, DAR)}

@@ -1,0 +1,69 @@
+"""The end of a step: the gradient of its loss moves the dense weights and the codes, on all ranks alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from jr_dist.bank.client import Codes
+from jr_dist.bank.shard import Update
+from jr_dist.train.state import TrainState
+
+#: the learned log sigma_k may leave its matched start by this much either way: outside, p_fit is one-hot or flat
+FIT_SCALE_RANGE = 2.0
+
+
+def move(
+    state: TrainState,
+    codes: Codes | None,
+    loss: Tensor,
+    rate: float,
+    *,
+    num_targets: int,
+    fit_scale: float | None = None,
+) -> None:
+    """Move by the gradient of `loss`, this rank's mean over its `num_targets` targets; the rate is the learning rate.
+
+    Codes that no loss reached stay as they are; None are those of a method that has none, in all of its steps. With a
+    `fit_scale` log sigma_k is set to it first, for all sources. A loss without gradient is a module's rest, while the
+    other one takes its turn. Raises `FloatingPointError` where the loss is not finite, before anything has moved.
+    """
+    check_finite(state.step, "loss", loss)
+    state.optimiser.zero_grad(set_to_none=True)
+    if loss.requires_grad:
+        loss.backward()
+    if state.upcoming is not None:
+        state.upcoming.candidates()  # there by now; a wait behind the push would wait for the push as well
+    # Codes are on their way, and those of the next step asked for, while the dense weights move.
+    if codes is not None:
+        first = {} if fit_scale is None else {"fit_scale": fit_scale}
+        state.bank.push(codes, num_targets, Update(rate, start=first, bounds=_bounds(state)))
+        if state.upcoming is not None:
+            state.upcoming.begin_pull(state.bank, state.device)
+    _average(state)
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    state.optimiser.step()
+
+
+def check_finite(step: int, what: str, values: Tensor) -> None:
+    """Raise `FloatingPointError` where training has diverged."""
+    if not torch.isfinite(values).all():
+        raise FloatingPointError(
+            f"step {step}: {what} not finite, training diverged; nothing was updated; lower train.learning_rate"
+        )
+
+
+def _bounds(state: TrainState) -> dict[str, tuple[float, float]]:
+    start = state.fit_scale_start
+    return {} if start is None else {"fit_scale": (start - FIT_SCALE_RANGE, start + FIT_SCALE_RANGE)}
+
+
+def _average(state: TrainState) -> None:
+    """Gradients and running statistics of batch norm become their means over the ranks, which so stay equal.
+
+    Parameters that this step did not reach have no gradient on any rank.
+    """
+    gradients = [parameter.grad for parameter in state.networks.parameters() if parameter.grad is not None]
+    statistics = [buffer for buffer in state.networks.buffers() if buffer.is_floating_point()]
+    state.group.average([*gradients, *statistics])
