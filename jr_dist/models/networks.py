@@ -1,7 +1,6 @@
 """All dense weights of a run in one module: two target encoders, the deformation module, and AE's decoder."""
 
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from torch import nn
@@ -44,7 +43,7 @@ class Networks(nn.Module):
         self.deformation.requires_grad_(False)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "Networks":
         """As `nn.Module.train`; what is kept stays in evaluation mode."""
         super().train(mode)
         if self._deformation_is_kept:
