@@ -1,0 +1,48 @@
+"""Ours w/ IDO: as Ours, and the deformation module learns what inner deformation optimisation makes of its output."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor
+
+from jr_dist.models.ido import optimise_inner
+from jr_dist.train.methods.method import Method
+from jr_dist.train.methods.ours import plan
+from jr_dist.train.pairs import Pairs, Predicted
+from jr_dist.train.state import TrainState
+from jr_dist.train.step import Logged, joint_step
+
+
+def supervision(
+    state: TrainState, predicted: Predicted, points: Tensor, pairs: Pairs, weights: Tensor
+) -> tuple[Tensor, Logged]:
+    """The squared distance from the network's parameters to those that IDO makes of them, weighed as in Eq. 4."""
+    config = state.config
+    found = optimise_inner(
+        predicted.sources,
+        points,
+        pairs.target_index,
+        start=(predicted.centre.detach(), predicted.half_extent.detach()),
+        iterations=config.ido.teacher_iterations,
+        connectivity=config.model.connectivity,
+    )
+    away = parameter_distance(predicted, found.centre, found.half_extent).view(pairs.shape)
+    loss = config.ido.teacher_weight * (weights.detach() * away).sum(-1).mean()
+    return loss, {"fit_inner": found.loss.mean()}
+
+
+def parameter_distance(predicted: Predicted, centre: Tensor, half_extent: Tensor) -> Tensor:
+    """[M]: the squared distance of parameters [M, P, 3] from the predicted ones, summed over the parts."""
+    away = (predicted.centre - centre).square() + (predicted.half_extent - half_extent).square()
+    return (away.sum(-1) * predicted.sources.part_mask).sum(-1)
+
+
+OURS_IDO = Method(
+    name="ours_ido",
+    title="Ours w/ IDO",
+    trains_retrieval=True,
+    trains_deformation=True,
+    plan=plan,
+    step=partial(joint_step, supervision=supervision),
+)
