@@ -166,7 +166,7 @@ def sides(store: SourceStore, num_targets: int, *, encoders: bool) -> Sides:
     rng = np.random.default_rng(1)
     points = np.stack([sample(random_boxes(rng), NUM_POINTS, rng)[0] for _ in range(num_targets)])
     cloud = torch.from_numpy(points)
-    batch = TargetBatch(step=0, rows=np.arange(num_targets), points=cloud, encoder_points=cloud)
+    batch = TargetBatch(0, np.arange(num_targets), cloud, cloud, torch.ones(num_targets), torch.zeros(num_targets, 3))
     candidates = uniform_candidates(NUM_SOURCES, NUM_CANDIDATES, batch.rows, seed=config.train.seed, step=0).rows
     dense = dense_sources(store)
     codes = state.bank.pull(np.arange(NUM_SOURCES))

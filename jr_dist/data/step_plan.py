@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow as pa
 from jr_dist.data.dataset import Dataset, count_rows, read_batches, read_targets, require_rows
 from jr_dist.data.decoded import mapped_column
 from jr_dist.data.order import global_batch_indices, steps_per_epoch
+from jr_dist.data.shown import cut_targets
 from jr_dist.errors import InputError
 
 # Several processes of a machine may read one split: above this they share its points in a mapped file.
@@ -32,24 +34,33 @@ class StepPlan:
     seed: int
     rank: int
     world_size: int
+    observed: Literal["full", "partial"]
 
     @property
     def step_bytes(self) -> int:
         """Size of one batch."""
-        return self.batch_size * (12 * self.num_points + 8) + 8
+        of_cuts = 12 * self.encoder_points + 16 if self.observed == "partial" else 0
+        return self.batch_size * (12 * self.num_points + 8 + of_cuts) + 8
 
-    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows (B,) int64 and points (B, N, 3) float32 of a step."""
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """`rows` (B,) int64 and `points` (B, N, 3) float32 of a step, and what else `cut_targets` gives where targets
+        are seen in part: each cut is a function of seed, step and row."""
         table = _table(self)
         rows = global_batch_indices(
             len(table.rows), self.batch_size, seed=self.seed, step=step, rank=self.rank, world_size=self.world_size
         )
-        return rows, table.points[table.rows[rows, None], self.chosen_points(step)]
+        order = self.order_of_points(step)
+        if self.observed == "full":
+            return {"rows": rows, "points": table.points[table.rows[rows, None], order[: self.num_points]]}
+        stored = table.points[table.rows[rows, None], order]
+        keys = [("train", self.seed, step, int(row)) for row in rows]
+        cut = cut_targets(stored, keys, num_points=self.num_points, encoder_points=self.encoder_points)
+        return {"rows": rows, **cut}
 
-    def chosen_points(self, step: int) -> np.ndarray:
-        """Which stored points (N,) a step uses: the same for all its targets and ranks, in random order."""
+    def order_of_points(self, step: int) -> np.ndarray:
+        """The stored points in random order, of which a step uses the first: the same for all its targets and ranks."""
         raw = np.random.PCG64(np.random.SeedSequence([self.seed, step, 1])).random_raw(self.dataset.num_points)
-        return np.argsort(raw, kind="stable")[: self.num_points]
+        return np.argsort(raw, kind="stable")
 
 
 def step_plan(
@@ -63,12 +74,14 @@ def step_plan(
     seed: int,
     rank: int,
     world_size: int,
+    observed: Literal["full", "partial"] = "full",
 ) -> StepPlan:
     """The plan of one rank, checked.
 
     `num_points` of the stored points are drawn for each step, in random order, so an encoder that takes the first
-    `encoder_points` of them sees a fair sample. Raises `InputError` for an unknown split or category, too few targets
-    for one step of all ranks, and more points than the dataset stores.
+    `encoder_points` of them sees a fair sample. With `observed` "partial" each target is cut before, with all its
+    stored points, and encoders see the first of what is left. Raises `InputError` for an unknown split or category, too
+    few targets for one step of all ranks, and more points than the dataset stores.
     """
     num_targets = require_rows(dataset, split, categories)
     if steps_per_epoch(num_targets, batch_size, world_size) < 1:
@@ -82,16 +95,17 @@ def step_plan(
             f"{dataset.num_points}, the points stored in {dataset.path}"
         )
     chosen = tuple(categories) if categories else None
-    return StepPlan(dataset, split, chosen, batch_size, num_points, encoder_points, seed, rank, world_size)
+    return StepPlan(dataset, split, chosen, batch_size, num_points, encoder_points, seed, rank, world_size, observed)
 
 
 def blocks_of(plan: StepPlan, steps: range, per_block: int) -> Iterator[pa.Table]:
-    """The batches of `steps` as tables of `per_block` steps: columns "step", "rows" [B], "points" [B, N, 3]."""
+    """The batches of `steps` as tables of `per_block` steps: columns "step" and those of `StepPlan.batch`."""
     for first in range(0, len(steps), per_block):
         block = steps[first : first + per_block]
         batches = [plan.batch(step) for step in block]
-        rows, points = (pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(arrays)) for arrays in zip(*batches))
-        yield pa.table({"step": pa.array(block), "rows": rows, "points": points})
+        columns = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+        tensors = {name: pa.FixedShapeTensorArray.from_numpy_ndarray(values) for name, values in columns.items()}
+        yield pa.table({"step": pa.array(block), **tensors})
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 from jr_dist.data.dataset import Dataset
 from jr_dist.data.ray_stream import Stream, tables_of
 from jr_dist.data.schema import tensor
+from jr_dist.data.shown import whole_targets
 from jr_dist.data.source_rows import SourcePlan, blocks_of_sources, source_plan
 from jr_dist.data.step_plan import StepPlan, blocks_of
 
@@ -29,8 +30,10 @@ class TargetBatch:
 
     step: int
     rows: np.ndarray  # [B] int64, rows of `read_targets(dataset, split, categories)`
-    points: Tensor  # [B, N, 3] float32
-    encoder_points: Tensor  # [B, E, 3] float32, what encoders see
+    points: Tensor  # [B, N, 3] float32, of the whole
+    encoder_points: Tensor  # [B, E, 3] float32, what encoders see of it
+    scale: Tensor  # [B] float32, the unit of these frames in that of the whole: 1 where all is seen
+    origin: Tensor  # [B, 3] float32, where the whole's frame has its origin in these: 0 where all is seen
 
 
 def target_batches(plan: StepPlan, steps: range, progress: bool = False) -> Iterator[TargetBatch]:
@@ -48,14 +51,14 @@ def target_batches(plan: StepPlan, steps: range, progress: bool = False) -> Iter
     with closing(tables_of(stream, progress=progress)) as tables:
         for table in tables:
             # Blocks are read-only; a batch is the trainer's own.
-            rows, points = tensor(table.column("rows")).copy(), tensor(table.column("points")).copy()
+            columns = {name: tensor(table.column(name)).copy() for name in table.column_names if name != "step"}
             for index, step in enumerate(table.column("step").to_pylist()):
-                yield _as_batch(plan, step, rows[index], points[index])
+                yield _as_batch(plan, step, {name: values[index] for name, values in columns.items()})
 
 
 def local_target_batches(plan: StepPlan, steps: range) -> Iterator[TargetBatch]:
     """The same batches, bit for bit, made in this process without Ray."""
-    return (_as_batch(plan, step, *plan.batch(step)) for step in steps)
+    return (_as_batch(plan, step, plan.batch(step)) for step in steps)
 
 
 def source_batches(
@@ -109,6 +112,7 @@ def _joined(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np
     return np.concatenate(rows), np.concatenate(points)
 
 
-def _as_batch(plan: StepPlan, step: int, rows: np.ndarray, points: np.ndarray) -> TargetBatch:
-    cloud = torch.from_numpy(points)
-    return TargetBatch(step, rows, cloud, cloud[:, : plan.encoder_points])
+def _as_batch(plan: StepPlan, step: int, arrays: dict[str, np.ndarray]) -> TargetBatch:
+    whole = {"encoder_points": arrays["points"][:, : plan.encoder_points], **whole_targets(plan.batch_size)}
+    of_targets = {name: torch.from_numpy(values) for name, values in {**whole, **arrays}.items() if name != "rows"}
+    return TargetBatch(step=step, rows=arrays["rows"], **of_targets)

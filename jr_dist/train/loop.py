@@ -27,7 +27,7 @@ from jr_dist.train.run_directory import BEST, LAST, has_checkpoint, keep_metrics
 from jr_dist.train.schedule import Schedule, make_schedule
 from jr_dist.train.state import CloudSource, TrainState, new_state
 from jr_dist.train.teacher import take_over
-from jr_dist.train.validate import validate
+from jr_dist.train.validate import ValidationTargets, validate, validation_targets
 
 if TYPE_CHECKING:  # the stream imports Ray; the loop does not need it
     from jr_dist.data.streams import TargetBatch
@@ -68,13 +68,15 @@ def run_training(
     _check_shared(state, run)
     _go_on(state, run, start, dataset)
 
-    validation_points = _validation_points(dataset, config)
+    table = read_targets(dataset, "val", config.data.categories)
+    shown = validation_targets(table, config.data)
     method = METHODS[config.train.method]
     if method.prepare is not None:
         method.prepare(state, dataset)
     nearest = None  # of a method without retrieval, the source as R+DF will choose it
     if not method.trains_retrieval:
-        nearest = nearest_by_chamfer(store, validation_points, config.data.num_points)
+        whole = torch.from_numpy(table.points[:, : config.data.num_points].copy())
+        nearest = nearest_by_chamfer(store, whole, config.data.num_points)
     journal = _journal(run, schedule, state) if group.rank == 0 else nullcontext()
     effective: list[tuple[float, float]] = []  # of P_R and p_fit, in the steps of soft retrieval since a validation
     ahead = config.bank.lookahead
@@ -92,7 +94,7 @@ def run_training(
             names = []
             if validates:
                 # `best` first: should `last` alone have moved when the process dies, this best would be forgotten.
-                names += [BEST] if _validate(state, validation_points, nearest, effective) else []
+                names += [BEST] if _validate(state, shown, nearest, effective) else []
                 effective.clear()
                 if log is not None:
                     log.validation(step, state.validation)
@@ -124,10 +126,10 @@ def _plan(state: TrainState, schedule: Schedule, step: int) -> StepPlan:
 
 
 def _validate(
-    state: TrainState, points: torch.Tensor, nearest: np.ndarray | None, effective: list[tuple[float, float]]
+    state: TrainState, targets: ValidationTargets, nearest: np.ndarray | None, effective: list[tuple[float, float]]
 ) -> bool:
     """Note what a validation gives; whether it is the best so far."""
-    result = validate(state, points, nearest)
+    result = validate(state, targets, nearest)
     improved = result.chamfer < state.best_validation
     state.best_validation = min(result.chamfer, state.best_validation)
     state.validation = {
@@ -183,8 +185,3 @@ def _check_shared(state: TrainState, run: Path) -> None:
 def _journal(run: Path, schedule: Schedule, state: TrainState) -> Journal:
     title = METHODS[state.config.train.method].title
     return Journal(run, schedule.num_steps, state.step, title=title)
-
-
-def _validation_points(dataset: Dataset, config: Config) -> torch.Tensor:
-    table = read_targets(dataset, "val", config.data.categories)
-    return torch.from_numpy(table.points[:, : config.data.num_points].copy())

@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # the stream imports Ray; the step does not need it
 Logged = dict[str, Tensor | float]
 #: (state, codes, d_R^2 [B, K], L_fit [B, K] without gradient, pairs) -> the loss, mean over the B targets
 RetrievalLoss = Callable[[TrainState, Codes, Tensor, Tensor, Pairs], tuple[Tensor, Logged]]
-#: (state, the network's parameters, the targets' points [B, N, 3], pairs, weights [B, K]) -> the loss, likewise
+#: (state, the network's parameters, the targets' points [B, N, 3], pairs, weights [B, K] of squares) -> a loss, as above
 Supervision = Callable[[TrainState, Predicted, Tensor, Pairs, Tensor], tuple[Tensor, Logged]]
 
 
@@ -68,8 +68,10 @@ def joint_step(
     """
     config = state.config
     waited = state.bank.waited
-    points = batch.points.to(state.device)
-    encoder_points = batch.encoder_points.to(state.device)
+    points, encoder_points = batch.points.to(state.device), batch.encoder_points.to(state.device)
+    # Targets seen in part come in frames of their own: losses count in the unit of the whole, and the mirror plane of a
+    # target is where the whole has it.
+    unit, origin = batch.scale.to(state.device)[:, None] ** 2, batch.origin.to(state.device)
 
     candidates = draw.candidates()
     pairs = pair_up(candidates.rows, state.device)
@@ -81,7 +83,7 @@ def joint_step(
         predicted = predict(state, codes, geometry, encoder_points, pairs)
         deformed = predicted.points()
         check_finite(state.step, "deformed points", deformed)
-        fitting = chamfer(deformed, points, y_index=pairs.target_index).view(pairs.shape)
+        fitting = chamfer(deformed, points, y_index=pairs.target_index).view(pairs.shape) * unit
 
     loss, fit_scale_start = fitting.new_zeros(()), state.fit_scale_start
     logged: Logged = {"fit": fitting.detach().mean(), "effective_candidates": float(candidates.effective.mean())}
@@ -94,12 +96,12 @@ def joint_step(
         logged["effective_of_k"] = effective_number(probability).mean()
     if plan.deformation:
         weights = probability if plan.weighted else torch.full_like(fitting, 1.0 / fitting.shape[1])
-        symmetry = symmetry_loss(deformed).mean()
+        symmetry = (symmetry_loss(deformed - origin[pairs.target_index, None]).view(pairs.shape) * unit).mean()
         loss_deformation = deformation_loss(fitting, weights)
         loss = loss + loss_deformation + config.model.symmetry_weight * symmetry
         logged |= {"loss_deformation": loss_deformation.detach(), "symmetry": symmetry.detach()}
         if supervision is not None:
-            loss_supervision, more = supervision(state, predicted, points, pairs, weights)
+            loss_supervision, more = supervision(state, predicted, points, pairs, weights * unit)
             loss = loss + loss_supervision
             logged |= more | {"loss_supervision": loss_supervision.detach()}
     if plan.retrieval:

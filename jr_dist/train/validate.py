@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jr_dist.config import DataConfig
+from jr_dist.data.dataset import TargetTable
+from jr_dist.data.shown import cut_targets, whole_targets
 from jr_dist.geometry.chamfer import chamfer
 from jr_dist.train.candidates import embed, refresh_embeddings
 from jr_dist.train.methods.registry import METHODS
@@ -15,6 +18,27 @@ from jr_dist.train.pairs import pair_up, source_geometry
 from jr_dist.train.state import TrainState
 
 CHUNK = 64
+
+
+@dataclass(frozen=True)
+class ValidationTargets:
+    """What validation shows of T targets and measures against, as of a `TargetBatch`."""
+
+    points: Tensor  # [T, N, 3] float32
+    encoder_points: Tensor  # [T, E, 3] float32
+    scale: Tensor  # [T] float32
+
+
+def validation_targets(table: TargetTable, settings: DataConfig) -> ValidationTargets:
+    """The first points of the targets, or of a cut of each that depends on its id alone, as `data.observed` says."""
+    points = table.points[:, : settings.num_points]
+    arrays = {"points": points, "encoder_points": points[:, : settings.encoder_points], **whole_targets(len(table))}
+    if settings.observed == "partial":
+        keys = [("val", name) for name in table.ids]
+        numbers = {"num_points": settings.num_points, "encoder_points": settings.encoder_points}
+        arrays = cut_targets(table.points, keys, **numbers)
+    kept = (torch.from_numpy(arrays[name].copy()) for name in ("points", "encoder_points", "scale"))
+    return ValidationTargets(*kept)
 
 
 @dataclass(frozen=True)
@@ -27,8 +51,8 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(state: TrainState, points: Tensor, nearest_undeformed: np.ndarray | None) -> Validation:
-    """Retrieve the nearest source in d_R for each target [T, N, 3], fit it as the method does, and measure.
+def validate(state: TrainState, targets: ValidationTargets, nearest_undeformed: np.ndarray | None) -> Validation:
+    """Retrieve the nearest source in d_R for each of T targets, fit it as the method does, and measure.
 
     A method without retrieval (DF) is given `nearest_undeformed` [T], the source nearest before deformation, as R+DF
     will use it. All ranks call it together; each measures its share of the targets, and all return the same.
@@ -36,11 +60,11 @@ def validate(state: TrainState, points: Tensor, nearest_undeformed: np.ndarray |
     if nearest_undeformed is None:
         refresh_embeddings(state)
     state.networks.eval()
-    values, rows = np.zeros(len(points)), np.zeros(len(points), np.int64)
-    for first in range(state.group.rank * CHUNK, len(points), state.group.world_size * CHUNK):
+    num_targets, unit = len(targets.points), targets.scale.double() ** 2
+    values, rows = np.zeros(num_targets), np.zeros(num_targets, np.int64)
+    for first in range(state.group.rank * CHUNK, num_targets, state.group.world_size * CHUNK):
         own = slice(first, first + CHUNK)
-        targets = points[own].to(state.device)
-        encoder_points = targets[:, : state.config.data.encoder_points]
+        points, encoder_points = (cloud[own].to(state.device) for cloud in (targets.points, targets.encoder_points))
         if nearest_undeformed is None:
             rows[own] = state.bank.nearest(embed(state, encoder_points))
         else:
@@ -49,8 +73,8 @@ def validate(state: TrainState, points: Tensor, nearest_undeformed: np.ndarray |
         codes = state.bank.pull(pairs.rows, state.device)
         geometry = source_geometry(state, pairs.rows)
         fitted = METHODS[state.config.train.method].fitted(state, codes, geometry, encoder_points, pairs)
-        values[own] = chamfer(fitted, targets).double().cpu().numpy()
+        values[own] = (chamfer(fitted, points).double().cpu() * unit[own]).numpy()
     state.networks.train()
     # Each rank left the others' targets at zero.
     values, rows = (np.sum(shares, axis=0) for shares in zip(*state.group.gather([values, rows]), strict=True))
-    return Validation(float(values.mean()), len(np.unique(rows)), len(points))
+    return Validation(float(values.mean()), len(np.unique(rows)), num_targets)
