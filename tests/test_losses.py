@@ -1,4 +1,4 @@
-"""Eqs. 2 and 4 against the formulas written out."""
+"""Eqs. 2 and 4 and the margin loss against the formulas written out."""
 
 import math
 
@@ -12,6 +12,7 @@ from jr_dist.train.losses import (
     fit_probability_entropy,
     fit_probability_learned,
     fit_probability_spread,
+    margin_loss,
     matched_sigma,
     spread_of_fit,
 )
@@ -95,3 +96,21 @@ def test_identical_fits_give_a_uniform_distribution_and_no_nan():
     spread = fit_probability_spread(fitting, 3.5, spread_of_fit(fitting))
     for probability in (spread, fit_probability_entropy(fitting, 3.0)):
         assert torch.allclose(probability, torch.full((2, 4), 0.25))
+
+
+def test_the_margin_loss_of_dar_by_hand():
+    fitting = torch.tensor([[0.3, 0.1, 0.4, 0.2], [0.1, 0.2, 0.3, 0.4]])
+    squared = torch.tensor([[1.0, 4.0, 2.0, 3.0], [0.0, 1.0, 20.0, 5.0]], requires_grad=True)
+    # positives of the first are those of .1 and .2, the farther at 4; of the second the nearest two, the farther at 1
+    first = (10 + 4 - 1) + (10 + 4 - 2)
+    second = 0 + (10 + 1 - 5)
+    loss = margin_loss(squared, fitting, num_positives=2, margin=10.0)
+    assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
+    loss.backward()
+    # the farthest positive is pulled by every negative that is too near, which are pushed; the rest feels nothing
+    assert torch.equal(squared.grad, torch.tensor([[-0.5, 1.0, -0.5, 0.0], [0.0, 0.5, 0.0, -0.5]]))
+
+
+def test_no_gradient_of_the_margin_loss_reaches_the_deformation():
+    fitting = torch.rand(2, 5, requires_grad=True)
+    assert not margin_loss(torch.rand(2, 5), fitting, num_positives=2, margin=1.0).requires_grad
