@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # the stream imports Ray; the step does not need it
 Logged = dict[str, Tensor | float]
 #: (state, codes, d_R^2 [B, K], L_fit [B, K] without gradient, pairs) -> the loss, mean over the B targets
 RetrievalLoss = Callable[[TrainState, Codes, Tensor, Tensor, Pairs], tuple[Tensor, Logged]]
-#: (state, the network's parameters, the targets' points [B, N, 3], pairs, weights [B, K] of squares) -> a loss, as above
+#: (state, the network's parameters, targets' points [B, N, 3], pairs, weights [B, K] of squares) -> a loss, likewise
 Supervision = Callable[[TrainState, Predicted, Tensor, Pairs, Tensor], tuple[Tensor, Logged]]
 
 
