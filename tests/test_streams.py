@@ -50,9 +50,15 @@ def local(dataset: Dataset, categories=None, steps: range = STEPS, **changes) ->
 
 def equal(ours: list[TargetBatch], theirs: list[TargetBatch]) -> bool:
     return len(ours) == len(theirs) and all(
-        a.step == b.step and np.array_equal(a.rows, b.rows) and torch.equal(a.points, b.points)
+        a.step == b.step
+        and np.array_equal(a.rows, b.rows)
+        and all(torch.equal(x, y) for x, y in zip(clouds(a), clouds(b), strict=True))
         for a, b in zip(ours, theirs)
     )
+
+
+def clouds(batch: TargetBatch) -> tuple[torch.Tensor, ...]:
+    return batch.points, batch.encoder_points, batch.scale, batch.origin
 
 
 def test_batches_follow_the_order(dataset):
@@ -84,21 +90,59 @@ def test_points_are_drawn_anew_in_every_step(dataset):
     assert len(orders) == 2 * NUM_TRAIN
 
 
+def test_targets_seen_whole_are_in_the_frame_they_are_stored_in(dataset):
+    for batch in local(dataset):
+        assert torch.equal(batch.encoder_points, batch.points[:, :5])
+        assert torch.equal(batch.scale, torch.ones(4))
+        assert torch.equal(batch.origin, torch.zeros(4, 3))
+
+
+def test_targets_seen_in_part_keep_their_order_and_lead_back_to_the_whole(dataset):
+    missing = []
+    for whole, part in zip(local(dataset, encoder_points=10), local(dataset, encoder_points=10, observed="partial")):
+        np.testing.assert_array_equal(part.rows, whole.rows)
+        assert [x.dtype for x in clouds(part)] == [torch.float32] * 4
+        assert part.points.shape == part.encoder_points.shape == (4, 10, 3)
+        back, seen = ((x - part.origin[:, None]) * part.scale[:, None, None] for x in clouds(part)[:2])
+        torch.testing.assert_close(back, whole.points, atol=2e-6, rtol=0)
+        stored = torch.from_numpy(read_targets(dataset, "train").points[part.rows])
+        assert torch.cdist(seen, stored).min(dim=2).values.max() < 2e-6
+        missing += [1 - len(torch.unique(cloud, dim=0)) / 10 for cloud in part.encoder_points]
+    # Of 16 stored points 4 to 16 are left; encoders see the first 10 of them, again where they are fewer.
+    assert {round(share, 1) for share in missing} >= {0.0, 0.2, 0.4}
+    assert max(missing) < 0.7
+
+
+def test_a_target_is_cut_anew_in_every_step_and_by_every_seed(dataset):
+    steps = steps_per_epoch(NUM_TRAIN, 1)
+    of_target = [
+        [b.points.numpy().tobytes() for b in sorted(local(dataset, **arguments), key=lambda b: int(b.rows[0]))]
+        for arguments in (
+            {"batch_size": 1, "observed": "partial", "seed": seed, "steps": range(epoch * steps, (epoch + 1) * steps)}
+            for seed, epoch in ((3, 0), (3, 1), (4, 0))
+        )
+    ]
+    assert all(len(set(cuts)) == 3 for cuts in zip(*of_target, strict=True))
+
+
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(0, 60), st.integers(0, 40), st.integers(1, 3))
-def test_a_resumed_stream_is_the_tail(dataset, start, num_steps, world_size):
-    rest = {"world_size": world_size, "rank": world_size - 1}
+@given(st.integers(0, 60), st.integers(0, 40), st.integers(1, 3), st.sampled_from(["full", "partial"]))
+def test_a_resumed_stream_is_the_tail(dataset, start, num_steps, world_size, observed):
+    rest = {"world_size": world_size, "rank": world_size - 1, "observed": observed}
     whole = local(dataset, steps=range(start + num_steps), **rest)
     assert equal(local(dataset, steps=range(start, start + num_steps), **rest), whole[start:])
 
 
+@pytest.mark.parametrize("observed", ["full", "partial"])
 @pytest.mark.parametrize(("batch_size", "world_size"), [(1, 4), (2, 3), (5, 2)])
-def test_many_ranks_together_are_one_with_a_large_batch(dataset, batch_size, world_size):
-    together = local(dataset, batch_size=batch_size * world_size)
-    ranks = [local(dataset, batch_size=batch_size, rank=r, world_size=world_size) for r in range(world_size)]
+def test_many_ranks_together_are_one_with_a_large_batch(dataset, batch_size, world_size, observed):
+    together = local(dataset, batch_size=batch_size * world_size, observed=observed)
+    same = {"batch_size": batch_size, "world_size": world_size, "observed": observed}
+    ranks = [local(dataset, rank=rank, **same) for rank in range(world_size)]
     for large, *small in zip(together, *ranks, strict=True):
         np.testing.assert_array_equal(large.rows, np.concatenate([b.rows for b in small]))
-        assert torch.equal(large.points, torch.cat([b.points for b in small]))
+        for whole, *pieces in zip(clouds(large), *map(clouds, small), strict=True):
+            assert torch.equal(whole, torch.cat(pieces))
 
 
 def test_rows_of_a_category_are_those_of_its_table(dataset):
@@ -147,6 +191,8 @@ def test_the_stream_gives_the_same_bits(dataset):
         (["table"], range(7, 37), {"rank": 1, "world_size": 2}),
         (None, range(1), {}),
         (None, range(0), {}),
+        (None, range(57), {"observed": "partial"}),
+        (["table"], range(7, 37), {"rank": 1, "world_size": 2, "observed": "partial"}),
     ]:
         streamed = list(target_batches(plan_of(dataset, categories, **changes), steps))
         assert equal(streamed, local(dataset, categories, steps, **changes))

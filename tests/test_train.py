@@ -3,17 +3,23 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from jr_dist.array_files import read_arrays
 from jr_dist.config import Config, load_config
-from jr_dist.data.dataset import open_dataset
+from jr_dist.data.dataset import TargetTable, open_dataset, read_targets
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
+from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.train import trained
 from jr_dist.train.candidates import begin_draw
 from jr_dist.train.checkpoint import load_checkpoint
@@ -24,6 +30,7 @@ from jr_dist.train.state import new_state
 from jr_dist.train.step import joint_step, pair_up
 from jr_dist.train.trained import load_run
 from jr_dist.train.trainer import train
+from jr_dist.train.validate import validation_targets
 
 
 def settings(dataset: Path, run: Path, **overrides) -> Config:
@@ -94,7 +101,8 @@ def test_losses_fall(tiny_dataset, tmp_path):
     {"retrieval__source_embedding": "code"},
     {"train__optimizer": "sgd", "train__alternate": True, "retrieval__loss": "l1", "retrieval__fit_scale": "learned"},
     {"bank__lookahead": 1, "retrieval__refresh_steps": 2, "bank__num_shards": 3, "bank__block_size": 4},
-], ids=["defaults", "learned embedding", "the paper's letter", "drawn ahead"])  # fmt: skip
+    {"data__observed": "partial"},
+], ids=["defaults", "learned embedding", "the paper's letter", "drawn ahead", "seen in part"])  # fmt: skip
 def test_resuming_equals_never_having_stopped(tiny_dataset, tmp_path, overrides, capsys):
     straight = settings(tiny_dataset, tmp_path / "straight", train__schedule="constant", **overrides)
     train(straight)
@@ -155,6 +163,64 @@ def test_a_retrieval_step_leaves_the_deformation_module_alone(tiny_dataset, tmp_
     assert torch.equal(after["global_code"], tables["global_code"])
     assert torch.equal(after["part_code"], tables["part_code"])
     assert not torch.equal(after["retrieval_weight"], tables["retrieval_weight"])
+
+
+def test_a_loss_in_a_frame_of_its_own_counts_in_the_unit_of_the_whole(tiny_dataset, tmp_path):
+    """Targets told in frames twice as large and off centre, and all else in the same frames: every loss stays."""
+    from jr_dist.data.step_plan import step_plan
+    from jr_dist.data.streams import TargetBatch, local_target_batches
+    from jr_dist.train.methods.plan import StepPlan
+
+    dataset = open_dataset(tiny_dataset)
+    numbers: dict[str, Any] = {
+        "batch_size": 8,
+        "num_points": 128,
+        "encoder_points": 64,
+        "seed": 0,
+        "rank": 0,
+        "world_size": 1,
+    }
+    batch = next(iter(local_target_batches(step_plan(dataset, "train", None, **numbers), range(1))))
+    shift = torch.tensor([0.3, -0.2, 0.1])
+    elsewhere = replace(batch, points=batch.points / 2 + shift, scale=torch.full((8,), 2.0), origin=shift.expand(8, 3))
+    plan = StepPlan(soft=False, weighted=False, deformation=True, retrieval=False)
+
+    def losses(batch: TargetBatch, alpha: float, move: Callable[[Tensor], Tensor], size: float) -> dict[str, float]:
+        config = settings(tiny_dataset, tmp_path / "run", model__alpha=alpha)
+        state = new_state(config, SourceStore.open(dataset), Group())
+
+        def geometry(rows: np.ndarray) -> PartGeometry:
+            there = state.store.geometry(rows, num_points=128)
+            moved = {name: move(getattr(there, name)) for name in ("points", "centre")}
+            return replace(there, **moved, half_extent=there.half_extent * size)
+
+        step_state = replace(state, kept_geometry=cast(Any, SimpleNamespace(geometry=geometry)))
+        return joint_step(step_state, batch, plan, 1e-3, begin_draw(state, batch, soft=False))
+
+    first, second = losses(batch, 0.1, lambda x: x, 1.0), losses(elsewhere, 0.05, lambda x: x / 2 + shift, 0.5)
+    for name in ("fit", "symmetry", "loss_deformation"):
+        assert first[name] == pytest.approx(second[name], rel=1e-4), name
+
+
+def test_validation_cuts_a_target_by_its_id_alone(tiny_dataset):
+    """Whatever company it is in; what is validated is the whole, in the frame of what is left."""
+    table = read_targets(open_dataset(tiny_dataset), "val")
+    data = settings(tiny_dataset, Path("run"), data__observed="partial").data
+    shown = validation_targets(table, data)
+    backwards = range(len(table))[::-1]
+    turned = TargetTable(
+        tuple(table.ids[i] for i in backwards), tuple(table.categories[i] for i in backwards),
+        table.points[::-1], table.transforms[::-1], table.part_index[::-1],
+    )  # fmt: skip
+    for name in ("points", "encoder_points", "scale"):
+        assert torch.equal(getattr(validation_targets(turned, data), name).flip(0), getattr(shown, name)), name
+    whole = validation_targets(table, data.model_copy(update={"observed": "full"}))
+    assert torch.equal(whole.scale, torch.ones(len(table)))
+    assert torch.equal(whole.encoder_points, whole.points[:, :64])
+    assert (shown.scale < 1.001).all() and len(set(shown.scale.tolist())) > 1
+    for points, scale, stored in zip(shown.points, shown.scale, whole.points):
+        back = (points - points.mean(dim=0)) * scale
+        torch.testing.assert_close(back, stored - stored.mean(dim=0), atol=1e-5, rtol=0)
 
 
 def test_pairs_name_each_source_once():
