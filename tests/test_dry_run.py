@@ -117,6 +117,7 @@ def test_more_pairs_than_sources_pull_every_source_once(tiny_dataset):
 
 @pytest.mark.parametrize(("method", "optimizer", "embedding", "lookahead"), [
     ("ours", "adam", "encoder", 1), ("uniform", "sgd", "code", 0), ("df", "adam", "encoder", 0),
+    ("mds", "adam", "code", 1), ("ae", "sgd", "encoder", 0), ("ours_ido", "adam", "encoder", 0),
 ])  # fmt: skip
 def test_a_checkpoint_and_gradients_are_as_large_as_planned(
     tiny_dataset, tmp_path, monkeypatch, method, optimizer, embedding, lookahead
@@ -176,6 +177,12 @@ def test_every_figure_that_is_not_zero_is_printed(tiny_dataset):
     assert all(getattr(plan, field.name) for field in fields(plan) if field.name != "geometry_mapped")
     for line in ("workers           2", "3 shard(s) in actors", "2.5 of the cluster", "dense gradients"):
         assert line in str(plan)
+
+
+def test_methods_without_deformation_pull_no_codes(tiny_dataset):
+    for method in ("mds", "ae"):
+        plan = plan_training(config_of(tiny_dataset, train__method=method))
+        assert plan.rows_a_step == plan.code_bytes == plan.proposal_bytes == 0
 
 
 def test_only_soft_retrieval_asks_for_proposals(tiny_dataset):

@@ -90,11 +90,13 @@ def plan_training(config: Config) -> TrainPlan:
     layout, rule = bank_layout(config, store.num_parts), row_optimiser(config)
     shards = cut(layout, num_shards)
     largest = max(shards, key=lambda blocks: shard_bytes(layout, blocks, rule.num_slots))
-    soft = METHODS[settings.method].plan(0, False, settings.alternate).soft
+    method = METHODS[settings.method]
+    soft = method.plan(0, False, settings.alternate).soft
     networks = build_networks(config)
     moved = sum(parameter.nbytes for parameter in trained_parameters(networks, settings.method))
     statistics = sum(buffer.nbytes for buffer in networks.buffers() if buffer.is_floating_point())
-    rows = min(settings.batch_size * k, num_sources)
+    # Without a deformation there is nothing to do with the codes of candidates.
+    rows = min(settings.batch_size * k, num_sources) if method.has_deformation else 0
     geometry = num_sources * dataset.num_points * POINT_BYTES
     return TrainPlan(
         method=settings.method,
@@ -127,7 +129,7 @@ def plan_training(config: Config) -> TrainPlan:
 
 def code_bytes(layout: BankLayout, num_rows: int) -> int:
     """The codes of `num_rows` sources, those with the most parts."""
-    parts = int(np.sort(layout.num_parts)[-num_rows:].sum())
+    parts = int(np.sort(layout.num_parts)[layout.num_sources - num_rows :].sum())
     return (num_rows * sum(layout.row_widths.values()) + parts * layout.part_code) * FLOAT
 
 
