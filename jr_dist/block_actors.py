@@ -85,6 +85,7 @@ class _Team:
         self._class = ray.remote(
             num_cpus=1, num_gpus=num_gpus, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
         )(BlockActor)
+        self._actors: set[Any] = set()
         self._running: dict[Any, tuple[Any, Job | None]] = {}  # answer awaited -> who gives it, and to what
 
     def run(self, jobs: Sequence[Job], keep: Callable[[Job, Mapping[str, np.ndarray]], None], num_actors: int) -> None:
@@ -99,7 +100,7 @@ class _Team:
             except RayTaskError as error:
                 raise _cause(error, job) from None
             except RayError as error:
-                ray.kill(actor)  # it may live on, out of reach
+                self._end(actor)  # it may live on, out of reach
                 if job is None:
                     failed_starts += 1
                     _check_attempts("the making of the work", failed_starts, error)
@@ -114,7 +115,7 @@ class _Team:
                 following = waiting.popleft()
                 self._running[actor.result.remote(dict(following.task))] = actor, following
             else:
-                ray.kill(actor)
+                self._end(actor)
             if job is None:
                 failed_starts = 0
             else:
@@ -122,12 +123,17 @@ class _Team:
 
     def end(self) -> None:
         """End all processes."""
-        for actor, _ in self._running.values():
-            ray.kill(actor)
+        for actor in list(self._actors):
+            self._end(actor)
 
     def _start(self) -> None:
         actor = self._class.remote()
+        self._actors.add(actor)
         self._running[actor.prepare.remote(self._made_of)] = actor, None
+
+    def _end(self, actor: Any) -> None:
+        ray.kill(actor)
+        self._actors.remove(actor)
 
     def _next_answer(self) -> Any:
         started = time.monotonic()
