@@ -13,6 +13,7 @@ from jr_dist.data.dataset import count_rows, open_dataset, require_rows
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
 from jr_dist.train.checkpoint import check_same_run, read_manifest
+from jr_dist.train.labels import check_labels
 from jr_dist.train.methods.dar import NUM_POSITIVES
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.run_directory import LAST, checkpoint_path, start_point
@@ -35,13 +36,14 @@ def with_absolute_paths(config: Config) -> Config:
     def absolute(path: str) -> str:
         return path if "://" in path else str(Path(path).absolute())
 
-    resume, teacher = config.run.resume, config.train.teacher
+    resume, teacher, labels = config.run.resume, config.train.teacher, config.labels.path
     run = {"path": absolute(config.run.path), "resume": resume if resume in ("auto", "never") else absolute(resume)}
     return config.model_copy(
         update={
             "data": config.data.model_copy(update={"path": absolute(config.data.path)}),
             "run": config.run.model_copy(update=run),
             "train": config.train.model_copy(update={"teacher": teacher and absolute(teacher)}),
+            "labels": config.labels.model_copy(update={"path": labels and absolute(labels)}),
         }
     )
 
@@ -67,6 +69,8 @@ def check(config: Config) -> None:
             f"data.num_points is {config.data.num_points}, but {config.data.path} stores {stored} points a shape; "
             f"allowed is at most {stored}; lower it or make the dataset with --num-points {config.data.num_points}"
         )
+    if config.train.method == "fit_aware":
+        check_labels(config, dataset)
     require_rows(dataset, "val", config.data.categories)
     num_targets = count_rows(dataset, "train", config.data.categories)
     schedule = make_schedule(config.train, num_targets, max(config.train.num_workers, 1))

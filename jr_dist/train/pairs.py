@@ -73,14 +73,14 @@ def predict(state: TrainState, codes: Codes, geometry: PartGeometry, encoder_poi
 
 
 def deform_pairs(
-    state: TrainState, codes: Codes, geometry: PartGeometry, encoder_points: Tensor, pairs: Pairs
+    state: TrainState, codes: Codes, geometry: PartGeometry, encoder_points: Tensor, points: Tensor, pairs: Pairs
 ) -> Tensor:
-    """D_s(t) of every pair: [M, N, 3]."""
+    """D_s(t) of every pair, [M, N, 3], by what the encoders see of the target."""
     return predict(state, codes, geometry, encoder_points, pairs).points()
 
 
 def undeformed_pairs(
-    state: TrainState, codes: Codes, geometry: PartGeometry, encoder_points: Tensor, pairs: Pairs
+    state: TrainState, codes: Codes, geometry: PartGeometry, encoder_points: Tensor, points: Tensor, pairs: Pairs
 ) -> Tensor:
     """The source of every pair as it is, [M, N, 3]: what a method without deformation has to offer."""
     return geometry.points[pairs.source_index]

@@ -53,8 +53,8 @@ class TrainState:
     validation: dict[str, Any] = field(default_factory=dict)
     #: the candidates of the next step, where `bank.lookahead` has them drawn a step ahead
     upcoming: Draw | None = None
-    #: what the method wants of each training target, row by row, where it asks for something (`Method.prepare`)
-    of_targets: Tensor | None = None
+    #: what the method looks up for its training targets, by their rows (`Method.prepare`)
+    of_targets: Any = None
     #: whether the cached embeddings of sources come from the encoder; else the method places the sources itself
     encodes_sources: bool = True
     #: how clouds of many sources are read

@@ -72,7 +72,7 @@ def validate(state: TrainState, targets: ValidationTargets, nearest_undeformed: 
         pairs = pair_up(rows[own, None], state.device)
         codes = state.bank.pull(pairs.rows, state.device)
         geometry = source_geometry(state, pairs.rows)
-        fitted = METHODS[state.config.train.method].fitted(state, codes, geometry, encoder_points, pairs)
+        fitted = METHODS[state.config.train.method].fitted(state, codes, geometry, encoder_points, points, pairs)
         values[own] = (chamfer(fitted, points).double().cpu() * unit[own]).numpy()
     state.networks.train()
     # Each rank left the others' targets at zero.
