@@ -20,7 +20,7 @@ from jr_dist.geometry.nearest import search
 from jr_dist.geometry.simd import compiled
 
 #: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "9e0ac1ea72bb2242"
+HELPERS = "c33b8a6aed346f48"
 
 
 def matched_sums(

@@ -49,13 +49,13 @@ MATRIX_TILE = 16
 
 
 @compiled
-def _gap(low, high, other_low, other_high):
+def gap(low, high, other_low, other_high):
     """How far apart two intervals are, 0 where they overlap."""
     return maximum(maximum(subtract(low, other_high), subtract(other_low, high)), splat(_ZERO))
 
 
 @compiled
-def _length(x, y, z):
+def squared_length(x, y, z):
     return multiply_add(z, z, multiply_add(y, y, multiply(x, x)))
 
 
@@ -67,10 +67,10 @@ def _box_bounds(query_boxes, packet, boxes, bounds):
     z0, z1 = splat(query_boxes[2, packet]), splat(query_boxes[5, packet])
     least = splat(_INFINITY)
     for i in range(0, bounds.shape[0], LANES):
-        squared = _length(
-            _gap(x0, x1, load(boxes[0], i), load(boxes[3], i)),
-            _gap(y0, y1, load(boxes[1], i), load(boxes[4], i)),
-            _gap(z0, z1, load(boxes[2], i), load(boxes[5], i)),
+        squared = squared_length(
+            gap(x0, x1, load(boxes[0], i), load(boxes[3], i)),
+            gap(y0, y1, load(boxes[1], i), load(boxes[4], i)),
+            gap(z0, z1, load(boxes[2], i), load(boxes[5], i)),
         )
         store(bounds, i, squared)
         least = minimum(least, squared)
@@ -91,17 +91,17 @@ def _first_at(bounds, least):
 @compiled
 def _any_within(x, y, z, boxes, leaf, best):
     """Whether a leaf's box is nearer to any query than its best so far."""
-    dx = _gap(x, x, splat(boxes[0, leaf]), splat(boxes[3, leaf]))
-    dy = _gap(y, y, splat(boxes[1, leaf]), splat(boxes[4, leaf]))
-    dz = _gap(z, z, splat(boxes[2, leaf]), splat(boxes[5, leaf]))
-    return bits(less(_length(dx, dy, dz), best)) != 0
+    dx = gap(x, x, splat(boxes[0, leaf]), splat(boxes[3, leaf]))
+    dy = gap(y, y, splat(boxes[1, leaf]), splat(boxes[4, leaf]))
+    dz = gap(z, z, splat(boxes[2, leaf]), splat(boxes[5, leaf]))
+    return bits(less(squared_length(dx, dy, dz), best)) != 0
 
 
 @compiled
 def _compare(x, y, z, tree, leaf, best, index):
     """Sixteen queries against the sixteen points of a leaf."""
     for slot in range(leaf * LANES, leaf * LANES + LANES):
-        squared = _length(
+        squared = squared_length(
             subtract(x, splat(tree[0, slot])),
             subtract(y, splat(tree[1, slot])),
             subtract(z, splat(tree[2, slot])),
@@ -113,11 +113,11 @@ def _compare(x, y, z, tree, leaf, best, index):
 
 
 @compiled
-def search(queries, cloud):
-    """For each slot of `queries` the squared distance to the nearest slot of `cloud`, and that slot."""
+def search_packets(queries, cloud, packets):
+    """For each slot of some packets of `queries` the squared distance to the nearest slot of `cloud`, and that slot."""
     tree, boxes = cloud.tree, cloud.boxes
     bounds = np.empty(boxes.shape[1], np.float32)
-    for packet in range(queries.tree.shape[1] // LANES):
+    for packet in packets:
         start = packet * LANES
         x, y, z = load(queries.tree[0], start), load(queries.tree[1], start), load(queries.tree[2], start)
         first = _first_at(bounds, _box_bounds(queries.boxes, packet, boxes, bounds))
@@ -135,11 +135,17 @@ def search(queries, cloud):
         store(queries.nearest, start, index)
 
 
+@compiled
+def search(queries, cloud):
+    """`search_packets` of all of them."""
+    search_packets(queries, cloud, range(queries.tree.shape[1] // LANES))
+
+
 # ---- one block of pairs a call -----------------------------------------------------------------
 
 
 @compiled
-def _mean_distance(queries):
+def mean_distance(queries):
     total = 0.0
     for i in range(len(queries.order)):
         total += queries.distances[i]
@@ -184,10 +190,10 @@ def _pairs_block(pairs, x, y, rows, x_orders, y_orders, two_sided, value, gradie
             if not prepare(y[prepared], y_orders, prepared, there):
                 return -prepared - 1
         search(here, there)
-        value[m] = _mean_distance(here)
+        value[m] = mean_distance(here)
         if two_sided:
             search(there, here)
-            value[m] += _mean_distance(there)
+            value[m] += mean_distance(there)
         to_x, to_y = len(gradient_x) > 0, len(gradient_y) > 0
         here.gradient[:] = 0
         there.gradient[:] = 0
@@ -210,7 +216,7 @@ def _mirror_block(x, x_orders, value, gradient, start, stop):
             return m + 1
         mirrored(here, image)
         search(here, image)
-        value[m] = 2 * _mean_distance(here)
+        value[m] = 2 * mean_distance(here)
         if len(gradient) > 0:
             here.gradient[:] = 0
             image.gradient[:] = 0
@@ -256,7 +262,7 @@ def _matrix_block(x, y, value, start, stop, first, last):
             there = tile[column - start]
             search(here, there)
             search(there, here)
-            value[row, column] = _mean_distance(here) + _mean_distance(there)
+            value[row, column] = mean_distance(here) + mean_distance(there)
     return 0
 
 
