@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 from evaluation_cases import BoxModel, FakeStore, settings
 from PIL import Image
+from test_markdown import scaled
 from test_tables import assembled, results
 
-from jr_dist.evaluate import charts, gallery, report
+from jr_dist.evaluate import charts, gallery, grids, report
 from jr_dist.evaluate.charts import Line, interval_bar, line_chart
 from jr_dist.evaluate.runs import LoadedRun
 
+VIEWER = (report.HERE / "viewer.js").read_text(encoding="utf-8")
 HOSTILE = '<script>alert("x")</script>&'
 
 
@@ -31,6 +34,9 @@ class Reader(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.policy = ""
+        self.scripts: list[str] = []
         self.loads: list[str] = []
         self.text: list[str] = []
 
@@ -39,6 +45,10 @@ class Reader(HTMLParser):
         if tag not in self.VOID:
             self.open.append(tag)
         self.loads += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "xlink:href")]
+        named = dict(attrs)
+        self.ids += [named["id"]] if "id" in named else []
+        if named.get("http-equiv") == "Content-Security-Policy":
+            self.policy = named["content"]
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -47,7 +57,7 @@ class Reader(HTMLParser):
         self.tags.append(tag)
 
     def handle_data(self, data):
-        self.text.append(data)
+        (self.scripts if self.open[-1:] == ["script"] else self.text).append(data)
 
 
 def read(page: str) -> Reader:
@@ -58,13 +68,13 @@ def read(page: str) -> Reader:
     return reader
 
 
-def items(name: str = "target-1") -> list[gallery.Item]:
+def items(name: str = "target-1", glb: str = "Z2xURg==", note: str = "") -> list[gallery.Item]:
     uri = gallery.png(np.zeros((4, 4, 4), np.uint8))
     shown = tuple(
         gallery.Picture(title, name, value, uri)
-        for title, value in (("target", None), ("retrieved", 3.25), ("deformed", 1.125), ("oracle", 0.75))
+        for title, value in (("source", 3.25), ("deformed", 1.125), ("target", None), ("oracle", 0.75))
     )
-    return [gallery.Item(name, "chair", "Ours", 0, "1 of 4 by fit", shown)]
+    return [gallery.Item(name, "chair", "Ours", 0, "1 of 4 by fit", shown, glb, note)]
 
 
 @pytest.fixture
@@ -84,8 +94,44 @@ def test_the_page_loads_nothing(run):
     page = report.to_html(assembled(results()), items(), report.training_charts([run]))
     reader = read(page)
     assert reader.loads and all(load.startswith("data:image/png;base64,") for load in reader.loads)
-    assert not {"script", "link", "iframe", "object", "embed"} & set(reader.tags)
+    assert not {"link", "iframe", "object", "embed"} & set(reader.tags)
     assert not re.search(r"https?:|@import|url\(|//[a-z]", page.replace("http://www.w3.org", ""))
+    # The one script is ours and asks for nothing. A browser would not let it: the policy allows inline and data alone.
+    assert "".join(reader.scripts).strip() == VIEWER.strip()
+    words = ("fetch", "XMLHttpRequest", "import", "Worker", "WebSocket", "EventSource", "sendBeacon", ".src", "eval")
+    assert not [word for word in words if word in VIEWER]
+    policy = dict(part.strip().split(" ", 1) for part in reader.policy.split(";"))
+    assert policy.pop("default-src") == "'none'"
+    assert policy == {"style-src": "'unsafe-inline'", "script-src": "'unsafe-inline'", "img-src": "data:"}
+
+
+def test_a_page_without_shapes_has_no_script():
+    assert "script" not in read(report.to_html(assembled(results()), [], [])).tags
+
+
+def test_an_item_holds_its_meshes_once_or_says_why_not():
+    page = report.to_html(assembled(results()), [*items(), *items("target-2", "", "pictures only: 9.1 MiB")], [])
+    assert page.count('data-glb="Z2xURg=="') == page.count("data-glb=") == page.count('class="turn"') == 1
+    reader = read(page)
+    assert [name for name in reader.ids if name.startswith("item-")] == ["item-1", "item-2"]
+    assert "pictures only: 9.1 MiB" in " ".join(reader.text)
+    assert len(reader.loads) == 8  # the pictures of both
+
+
+def test_every_protocol_has_a_section_and_a_link_to_it():
+    both = [scaled(m, 3.0, protocol="partial-50") for m in results()] + results()
+    tables = replace(assembled(both), protocols=("full", "partial-50"))
+    reader = read(report.to_html(tables, [], []))
+    assert reader.loads == ["#full", "#partial-50"]
+    assert {"full", "partial-50"} <= set(reader.ids)
+    text = " ".join(" ".join(reader.text).split())
+    for row in tables.summary:
+        if row.retrieval in ("top-1", "oracle"):
+            assert f"{row.chamfer_x100:.3f}" in text
+    ours = next(
+        row for row in tables.summary if (row.method, row.protocol) == ("Ours", "full") and row.category == "all"
+    )
+    assert f"Ours fits best: chamfer ×100 {ours.chamfer_x100:.3f}" in text
 
 
 def test_the_page_shows_both_tables_differences_curves_and_pictures(run):
@@ -102,7 +148,11 @@ def test_the_page_shows_both_tables_differences_curves_and_pictures(run):
     # The retrieval loss was not logged.
     assert "Eq. 2" not in text
     assert page.count('class="best"') == sum(
-        cell.best for grid in report.markdown.grids(tables) for _, row in grid.lines for cell in row
+        cell.best
+        for sheet in grids.sheets(tables)
+        for grid in (*sheet.grids, *sheet.chosen)
+        for _, row in grid.lines
+        for cell in row
     )
 
 
@@ -114,8 +164,9 @@ def test_the_page_works_without_curves_pictures_and_comparisons():
 
 def test_names_are_escaped():
     page = report.to_html(assembled(results(), failed=[(HOSTILE, 0, HOSTILE)]), items(HOSTILE), [])
-    assert "<script>" not in page
-    assert HOSTILE in "".join(read(page).text)
+    reader = read(page)
+    assert len(reader.scripts) == 1 and "alert" not in reader.scripts[0]
+    assert HOSTILE in "".join(reader.text)
 
 
 def test_a_picture_survives_as_a_data_uri():
@@ -131,6 +182,44 @@ def points_of(svg: str) -> list[list[tuple[float, float]]]:
         pairs = (pair.split(",") for pair in element.attrib["points"].split())
         found.append([(float(x), float(y)) for x, y in pairs])
     return found
+
+
+def test_lines_of_one_name_are_one_series_with_one_entry_of_the_legend():
+    lines = [Line("a", [1, 2], [1, 2]), Line("b", [1, 2], [2, 3], 1, "9 4"), Line("a", [1, 2], [1, 3])]
+    first, second = ElementTree.fromstring(line_chart(lines, x_label="x", y_label="y")).iter("g")
+    assert (first.attrib["class"], second.attrib["class"]) == ("series several", "series")
+    assert [len(list(group.iter("polyline"))) for group in (first, second)] == [2, 1]
+    for group, name in ((first, "a"), (second, "b")):
+        assert [text.text for text in group.iter("text")] == [name]
+        key, *drawn = (e.attrib["style"] for e in group.iter() if e.tag in ("line", "polyline"))
+        assert all(style == key for style in drawn) or name == "a"
+    assert "stroke-dasharray:9 4" in next(second.iter("polyline")).attrib["style"]
+
+
+def test_colours_tell_the_retrieval_and_dashes_what_is_done_with_it():
+    names = ("R", "R+DF", "R + IDO", "R+DF + IDO", "R+DF, oracle", "Ours", "Ours + IDO", "Ours (paper's letter)", "DAR")
+    line = {name: report._line(name, [1], [1]) for name in names}
+    assert len({line[name].colour for name in names[:5]}) == len({line[name].colour for name in names[5:8]}) == 1
+    assert len({line[name].colour for name in ("R", "Ours", "DAR")}) == 3
+    assert line["R"].dash == line["DAR"].dash != ""  # not deformed
+    assert line["R+DF"].dash == line["Ours"].dash == line["Ours + IDO"].dash == ""
+    assert len({line[name].dash for name in ("R", "R+DF", "R+DF, oracle", "Ours (paper's letter)")}) == 4
+    assert len(report._FAMILIES) < charts.NUM_COLOURS, "each has a colour of its own, and one is left for others"
+
+
+def test_the_page_has_every_colour_in_light_and_dark():
+    page = report.to_html(assembled(results()), [], [])
+    for i in range(charts.NUM_COLOURS):
+        assert len(set(re.findall(rf"--line-{i}: (#[0-9a-f]{{6}});", page))) == 2
+
+
+def test_curves_against_k_and_against_the_size_of_the_database_are_drawn():
+    page = report.to_html(assembled(results()), [], [])
+    text = " ".join(read(page).text)
+    assert "best of the first k retrieved" in text and "against the size of the database" in text
+    assert page.count('class="chart"') == 2
+    ido = [replace(m, method="Ours + IDO") for m in results() if m.method == "Ours"]
+    assert report.to_html(assembled([*results(), *ido]), [], []).count('class="chart"') == 4
 
 
 def test_a_chart_keeps_order_and_stays_inside():
@@ -183,6 +272,15 @@ def test_an_interval_bar_leaves_zero_on_the_right_side():
     assert min(ends(interval_bar(1.0, 0.5, 2.0, 2.0))) > 80
     low, high = ends(interval_bar(0.0, -1.0, 1.0, 2.0))
     assert low < 80 < high
+
+
+def test_an_interval_bar_that_is_cut_off_ends_in_an_arrow():
+    for mean, side in ((-5.0, min), (5.0, max)):
+        tags = ElementTree.fromstring(interval_bar(mean, mean - 1, mean + 1, 2.0))
+        (arrow,) = tags.iter("polygon")
+        xs = [float(point.split(",")[0]) for point in arrow.attrib["points"].split()]
+        assert xs[0] == side(xs) and (xs[0] < 80) == (mean < 0)
+        assert not list(tags.iter("circle"))
 
 
 def test_long_logs_are_thinned_to_their_means(run):

@@ -1,15 +1,20 @@
-"""Line charts as inline SVG: no script, no font to load, colours from the page so that light and dark both work."""
+"""Line charts as inline SVG: no script, no font to load, colours from the page so that light and dark both work.
+
+Lines of one name, the seeds of a method, are one series: a group that holds its entry of the legend too, so that the
+page's style can bring a whole series forward when a person points at any of it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 520, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 44
-NUM_COLOURS = 6
+NUM_COLOURS = 12
+KEY_HEIGHT = 18  # of an entry of the legend
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class Line:
     xs: Sequence[float]
     ys: Sequence[float]
     colour: int = 0  # of --line-0 ... in the page's style
+    dash: str = ""  # as of stroke-dasharray; "": a whole line
 
 
 def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, log_x: bool = False, log_y: bool = False) -> str:
@@ -31,20 +37,35 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, log_x: bool
     x_axis = _Axis.around([x for _, points in curves for x, _ in points], log_x, LEFT, WIDTH - RIGHT)
     y_axis = _Axis.around([y for _, points in curves for _, y in points], log_y, HEIGHT - BOTTOM, TOP, upright=True)
     parts = [*_grid(x_axis, y_axis), *_labels(x_label, y_label)]
+    series: dict[str, list[tuple[Line, str]]] = {}
     for line, points in curves:
         path = " ".join(f"{x_axis.place(x):.1f},{y_axis.place(y):.1f}" for x, y in points)
-        if len(points) == 1:
-            x, y = path.split(",")
-            parts.append(f'<circle cx="{x}" cy="{y}" r="3" style="fill:{_colour(line.colour)}"/>')
-        title = f"<title>{escape(line.name)}</title>"
-        parts.append(f'<polyline points="{path}" style="stroke:{_colour(line.colour)}">{title}</polyline>')
-    legend = {line.name: line.colour for line, _ in curves}
-    parts += _legend(legend)
-    height = HEIGHT + 18 * -(-len(legend) // 2)
+        series.setdefault(line.name, []).append((line, path))
+    parts += [_series(i, own) for i, own in enumerate(series.values())]
+    height = HEIGHT + KEY_HEIGHT * -(-len(series) // 2)
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(y_label)} against '
         f'{escape(x_label)}">{"".join(parts)}</svg>'
     )
+
+
+def _series(index: int, lines: Sequence[tuple[Line, str]]) -> str:
+    """The lines of one name, thin where there are several, and their entry of the legend."""
+    first = lines[0][0]
+    style = f"stroke:var(--line-{first.colour % NUM_COLOURS})" + f";stroke-dasharray:{first.dash}" * bool(first.dash)
+    parts = []
+    for _, path in lines:
+        if " " in path:
+            # The broad line is unseen: it is what a pointer finds.
+            parts.append(f'<path class="reach" d="M{path}"/><polyline points="{path}" style="{style}"/>')
+        else:
+            x, y = path.split(",")
+            parts.append(f'<circle cx="{x}" cy="{y}" r="3" style="fill:var(--line-{first.colour % NUM_COLOURS})"/>')
+    x, y = LEFT + (index % 2) * 225, HEIGHT + 10 + KEY_HEIGHT * (index // 2)
+    parts.append(f'<line class="key" x1="{x}" x2="{x + 24}" y1="{y - 4}" y2="{y - 4}" style="{style}"/>')
+    parts.append(f'<text x="{x + 30}" y="{y}">{escape(first.name)}</text>')
+    several = " several" if len(lines) > 1 else ""
+    return f'<g class="series{several}"><title>{escape(first.name)}</title>{"".join(parts)}</g>'
 
 
 @dataclass(frozen=True)
@@ -110,20 +131,6 @@ def _labels(x_label: str, y_label: str) -> list[str]:
     ]
 
 
-def _colour(index: int) -> str:
-    return f"var(--line-{index % NUM_COLOURS})"
-
-
-def _legend(names: Mapping[str, int]) -> list[str]:
-    parts = []
-    for i, (name, colour) in enumerate(names.items()):
-        x, y = LEFT + (i % 2) * 225, HEIGHT + 10 + 18 * (i // 2)
-        place = f'x1="{x}" x2="{x + 18}" y1="{y - 4}" y2="{y - 4}"'
-        parts.append(f'<line class="key" {place} style="stroke:{_colour(colour)}"/>')
-        parts.append(f'<text x="{x + 24}" y="{y}">{escape(name)}</text>')
-    return parts
-
-
 def _finite(line: Line, log_x: bool, log_y: bool) -> list[tuple[float, float]]:
     points = zip(line.xs, line.ys, strict=True)
     return [
@@ -138,7 +145,10 @@ def _short(value: float) -> str:
 
 
 def interval_bar(mean: float, low: float | None, high: float | None, reach: float) -> str:
-    """A difference and its interval around the zero line, as a small SVG; half its width stands for `reach`."""
+    """A difference and its interval around the zero line, as a small SVG; half its width stands for `reach`.
+
+    What lies beyond is cut off, and an arrow stands where the dot would be.
+    """
 
     def place(value: float) -> float:
         return 80 + 76 * max(-1.0, min(1.0, value / reach)) if reach > 0 else 80.0
@@ -148,5 +158,8 @@ def interval_bar(mean: float, low: float | None, high: float | None, reach: floa
         side = "better" if high < 0 else "worse" if low > 0 else "open"
         bar = f'<line class="{side}" x1="{place(low):.1f}" x2="{place(high):.1f}" y1="9" y2="9"/>'
     zero = '<line class="zero" x1="80" x2="80" y1="0" y2="18"/>'
-    dot = f'<circle cx="{place(mean):.1f}" cy="9" r="2.8"/>'
-    return f'<svg class="bar" viewBox="0 0 160 18" aria-hidden="true">{zero}{bar}{dot}</svg>'
+    mark = f'<circle cx="{place(mean):.1f}" cy="9" r="2.8"/>'
+    if abs(mean) > reach:
+        tip, back = (1, 8) if mean < 0 else (159, 152)
+        mark = f'<polygon points="{tip},9 {back},4 {back},14"/>'
+    return f'<svg class="bar" viewBox="0 0 160 18" aria-hidden="true">{zero}{bar}{mark}</svg>'

@@ -1,4 +1,4 @@
-"""Pictures of what was retrieved and how it was deformed, beside the target and the oracle's choice, with numbers."""
+"""What was retrieved and how it was deformed, beside the target and the oracle's choice: pictures, numbers, meshes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import torch
 from PIL import Image
 
 from jr_dist.data import render
-from jr_dist.data.part_mesh import concatenated, deformed
-from jr_dist.evaluate.methods import DF, OURS, PAPERS_LETTER, R_DF, TOP_1, UNIFORM, Measured
+from jr_dist.data.part_mesh import PartMesh, concatenated, deformed
+from jr_dist.evaluate.methods import DF, FULL, NEAREST_DF, TOP_1, Measured, place, with_df
 from jr_dist.evaluate.rows import SCALE, Targets
 from jr_dist.evaluate.runs import Ground, LoadedRun
+from jr_dist.evaluate.side_by_side import DEFORMED, SOURCE, TARGET, side_by_side
 from jr_dist.geometry.chamfer import chamfer
 
-SHOWN = (OURS, UNIFORM, PAPERS_LETTER, R_DF)  # the first of these that was measured
 SIZE = 256
+MAX_BYTES = 2 << 20  # of an item's GLB, before base64: what is larger is shown as pictures alone
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Item:
-    """One target with its pictures."""
+    """One target: its pictures, and source, deformed and target as a GLB that a person can turn."""
 
     target: str
     category: str
@@ -42,12 +43,17 @@ class Item:
     seed: int | None
     place: str  # how good it is among its category, in words
     pictures: tuple[Picture, ...]
+    glb: str  # base64; "": too large, and `note` says so
+    note: str = ""
 
 
 def show(
     grounds: Sequence[Ground], targets: Targets, results: Sequence[Measured], count: int, device: str = "cpu"
 ) -> list[Item]:
-    """About `count` targets, as many of each category, spread evenly from the best fitted to the worst."""
+    """About `count` targets, as many of each category, spread evenly from the best fitted to the worst.
+
+    Whole targets are shown (protocol full), under one of the runs that retrieve and deform: see `_showcase`.
+    """
     each = -(-count // len(targets.names))
     items = []
     for ground in grounds:
@@ -65,14 +71,15 @@ def show(
 
 
 def _showcase(ground: Ground, results: Sequence[Measured]) -> tuple[LoadedRun, Measured] | None:
-    """The run whose results are shown: the first in `SHOWN`, of its least seed."""
-    for name in SHOWN:
-        for run in sorted(ground.scope.runs, key=lambda run: run.seed):
-            for result in results:
-                row = R_DF if run.name == DF else run.name
-                if row == name and (result.method, result.seed) == (name, run.seed):
-                    return run, result
-    return None
+    """The run whose results are shown: the last in the order of the tables that can, of its least seed."""
+    found = {(result.method, result.seed): result for result in results if result.protocol == FULL}
+    candidates = []
+    for run in ground.scope.runs:
+        names = [NEAREST_DF] if run.name == DF else [with_df(run.name), run.name]
+        result = next((found[name, run.seed] for name in names if (name, run.seed) in found), None)
+        if run.model.has_deformation and result is not None and result.retrieved is not None:
+            candidates.append((run, result))
+    return max(candidates, key=lambda pair: (place(pair[1].method), -pair[0].seed), default=None)
 
 
 def _items(
@@ -84,9 +91,10 @@ def _items(
     places: Sequence[str],
     device: str,
 ) -> list[Item]:
-    assert result.retrieved is not None and result.best is not None and result.least is not None
+    assert result.retrieved is not None
+    ids = [result.retrieved] if result.best is None else [result.retrieved, result.best]
     row_of = {name: row for row, name in enumerate(ground.store.ids)}
-    rows = np.array([[row_of[str(result.retrieved[t])], row_of[str(result.best[t])]] for t in chosen])
+    rows = np.array([[row_of[str(names[target])] for names in ids] for target in chosen])
     local = torch.from_numpy(np.searchsorted(ground.where, chosen))
     points = ground.points[local].to(device)
     centre, half_extent = (x.cpu().numpy() for x in run.model.deform(points, torch.from_numpy(rows), ground.store))
@@ -94,27 +102,42 @@ def _items(
     before = SCALE * chamfer(undeformed, points).cpu().numpy()
     items = []
     for i, target in enumerate(chosen):
-        name, retrieved, best = (str(x[target]) for x in (targets.ids, result.retrieved, result.best))
-        after, least = (SCALE * float(x[target]) for x in (result.fits[TOP_1], result.least))
-        cloud = png(render.render_points(points[i].cpu().numpy(), size=SIZE, radius=0.02))
-        shown = (
-            Picture("target", name, None, cloud),
-            Picture("retrieved", retrieved, float(before[i]), _source(ground, rows[i, 0])),
-            Picture("deformed", retrieved, after, _source(ground, rows[i, 0], centre[i, 0], half_extent[i, 0])),
-            Picture("oracle", best, least, _source(ground, rows[i, 1], centre[i, 1], half_extent[i, 1])),
-        )
-        items.append(Item(name, str(targets.categories[target]), result.method, result.seed, places[i], shown))
+        name, cloud = str(targets.ids[target]), points[i].cpu().numpy()
+        meshes = [_deformed(ground, row, centre[i, k], half_extent[i, k]) for k, row in enumerate(rows[i])]
+        source, retrieved = ground.store.mesh(int(rows[i, 0])), str(ids[0][target])
+        shown = [
+            Picture(SOURCE, retrieved, float(before[i]), _picture(source)),
+            Picture(DEFORMED, retrieved, SCALE * float(result.fits[TOP_1][target]), _picture(meshes[0])),
+            Picture(TARGET, name, None, png(render.render_points(cloud, size=SIZE, radius=0.02))),
+        ]
+        if result.best is not None and result.least is not None:
+            least = SCALE * float(result.least[target])
+            shown.append(Picture("oracle", str(result.best[target]), least, _picture(meshes[1])))
+        glb, note = _turnable(side_by_side(source, meshes[0], cloud))
+        category = str(targets.categories[target])
+        items.append(Item(name, category, result.method, result.seed, places[i], tuple(shown), glb, note))
     return items
 
 
-def _source(ground: Ground, row: int, centre: np.ndarray | None = None, half_extent: np.ndarray | None = None) -> str:
-    """A source, deformed where parameters are given, coloured by part, as a data URI."""
-    mesh, record = ground.store.mesh(int(row)), ground.store.record(int(row))
-    if centre is not None and half_extent is not None:
-        mesh = deformed(mesh, record, centre[: record.num_parts], half_extent[: record.num_parts])
+def _turnable(glb: bytes) -> tuple[str, str]:
+    """(base64, "") or, where the page would grow too large, ("", why)."""
+    if len(glb) <= MAX_BYTES:
+        return base64.b64encode(glb).decode(), ""
+    return (
+        "",
+        f"pictures only: its meshes take {len(glb) / 2**20:.1f} MiB, more than the {MAX_BYTES >> 20} a page holds",
+    )
+
+
+def _deformed(ground: Ground, row: int, centre: np.ndarray, half_extent: np.ndarray) -> PartMesh:
+    record = ground.store.record(int(row))
+    return deformed(ground.store.mesh(int(row)), record, centre[: record.num_parts], half_extent[: record.num_parts])
+
+
+def _picture(mesh: PartMesh) -> str:
+    """A mesh coloured by part, as a data URI."""
     vertices, faces, part_of_face = concatenated(mesh)
-    colours = render.part_colours(record.num_parts)[part_of_face]
-    return png(render.render_part_mesh(vertices, faces, colours, size=SIZE))
+    return png(render.render_part_mesh(vertices, faces, render.part_colours(mesh.num_parts)[part_of_face], size=SIZE))
 
 
 def png(image: np.ndarray) -> str:

@@ -1,22 +1,25 @@
-"""One HTML file that shows an evaluation: tables, differences, curves, pictures, settings. It loads nothing."""
+"""One HTML file that shows an evaluation: tables, differences, curves, shapes to turn, settings. It loads nothing."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path, PurePath
+from statistics import median
 from typing import Any, TypeVar
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from jr_dist.evaluate import markdown
+from jr_dist.evaluate import grids, markdown
 from jr_dist.evaluate.charts import Line, interval_bar, line_chart
 from jr_dist.evaluate.gallery import Item
-from jr_dist.evaluate.methods import DF, OURS, PAPERS_LETTER, R_DF, UNIFORM
+from jr_dist.evaluate.methods import FULL, LETTER, ORDER, has_ido, with_df, with_ido
 from jr_dist.evaluate.runs import LoadedRun
+from jr_dist.evaluate.sizes import oracle_name
 from jr_dist.evaluate.tables import ALL, Comparison, Ranking, Sanity, Tables
 
 # (part and key of metrics.jsonl, title, label of the axis, logarithmic): drawn where the runs logged them.
@@ -29,8 +32,9 @@ _TRAINING = (
     ("train", "distinct_recent", "Distinct sources retrieved lately", "sources", False),
 )
 MOST_POINTS = 200  # of a curve
+HERE = Path(__file__).parent
 
-_Row = TypeVar("_Row", Ranking, Sanity)
+_Row = TypeVar("_Row", Ranking, Sanity, Comparison)
 
 
 @dataclass(frozen=True)
@@ -42,55 +46,82 @@ class Chart:
 
 
 def to_html(tables: Tables, items: Sequence[Item], charts: Sequence[Chart]) -> str:
-    """The page. Everything is inline: styles, SVG, PNG as data URIs."""
+    """The page. Everything is inline: styles, the viewer, SVG, PNG as data URIs, meshes as base64 GLB.
+
+    Its content security policy forbids it to load anything, so a browser will not, whatever stands in the page.
+    """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": markdown.number,
-        "signed": markdown.signed,
-        "interval": markdown.interval,
+        "number": grids.number,
+        "signed": grids.signed,
+        "interval": grids.interval,
         "difference_interval": markdown.difference_interval,
         "seeds_text": markdown.seeds_text,
         "yaml": _yaml,
         "code_spans": _code_spans,
         "interval_bar": _interval_bar,
+        "reach": _reach,
+        "seed": lambda seed: "" if seed is None else seed,
         "leading": _leading,
         "others": lambda rows: [row for row in rows if row not in _leading(rows)],
     }
+    sheets = grids.sheets(tables)
     return environment.get_template("template.html.j2").render(
         tables=tables,
         name=PurePath(tables.dataset).name or tables.dataset,
-        grids=markdown.grids(tables),
+        sheets=sheets,
+        overview=grids.overview(tables),
         statement=markdown.statement(tables),
         headline=headline(tables),
-        reach=max((abs(end) for row in tables.comparisons for end in _ends(row)), default=1.0),
         items=items,
-        charts=[*_best_of_chart(tables), *charts],
+        charts={sheet.protocol: _curve_charts(tables, sheet.protocol) for sheet in sheets},
+        training=charts,
+        viewer=Markup((HERE / "viewer.js").read_text(encoding="utf-8")),
     )
 
 
 def headline(tables: Tables) -> str:
-    """What the tables say first: the best method under top-1, over all targets."""
-    rows = [row for row in tables.summary if row.retrieval == "top-1" and row.category == "all"]
+    """What the tables say first: the best method under top-1, over all targets, of the first protocol."""
+    first = grids.sheets(tables)[0].protocol if tables.protocols else FULL
+    rows = [row for row in tables.summary if (row.retrieval, row.category, row.protocol) == ("top-1", ALL, first)]
     if not rows:
         return ""
     best = min(rows, key=lambda row: row.chamfer_x100)
-    shown = f"{markdown.number(best.chamfer_x100)} {markdown.interval(best)}".strip()
-    return f"With one retrieved source, {best.method} fits best: chamfer ×100 {shown} over {best.n} targets"
+    shown = f"{grids.number(best.chamfer_x100)} {grids.interval(best)}".strip()
+    seen = "" if first == FULL else f" ({first})"
+    return f"With one retrieved source, {best.method} fits best{seen}: chamfer ×100 {shown} over {best.n} targets"
 
 
-def _best_of_chart(tables: Tables) -> list[Chart]:
-    lines = [
-        Line(curve.method, range(1, len(curve.chamfer_x100) + 1), curve.chamfer_x100, _colour(curve.method))
+def _curve_charts(tables: Tables, protocol: str) -> list[Chart]:
+    """Chamfer against k and against the size of the database; rows with IDO at test time in charts of their own."""
+    of_k = [
+        _line(curve.method, range(1, len(curve.chamfer_x100) + 1), curve.chamfer_x100)
         for curve in tables.curves
+        if curve.protocol == protocol
     ]
-    svg = line_chart(lines, x_label="k, sources deformed (best kept)", y_label="chamfer ×100", log_x=True)
-    return [Chart("Chamfer of the best of the first k retrieved", Markup(svg))] if svg else []
+    of_size = [
+        _line(curve.method, curve.sizes, curve.chamfer_x100) for curve in tables.sizes if curve.protocol == protocol
+    ]
+    kinds = (
+        ("Chamfer of the best of the first k retrieved", "k, sources deformed (best kept)", of_k),
+        (
+            "Expected top-1 chamfer against the size of the database",
+            "sources in the database, drawn at random",
+            of_size,
+        ),
+    )
+    charts = []
+    for (title, x_label, lines), ido in product(kinds, (False, True)):
+        own = [line for line in lines if has_ido(_bare(line.name)) == ido]
+        if svg := line_chart(own, x_label=x_label, y_label="chamfer ×100", log_x=True, log_y=True):
+            charts.append(Chart(title + ", with IDO at test time" * ido, Markup(svg)))
+    return charts
 
 
 def training_charts(runs: Sequence[LoadedRun]) -> list[Chart]:
@@ -98,7 +129,7 @@ def training_charts(runs: Sequence[LoadedRun]) -> list[Chart]:
     logged = [(run.name, read_metrics(Path(run.path) / "metrics.jsonl")) for run in runs]
     charts = []
     for part, key, title, label, log_y in _TRAINING:
-        lines = [Line(name, *_series(entries, part, key), _colour(name)) for name, entries in logged]
+        lines = [_line(name, *_series(entries, part, key)) for name, entries in logged]
         if svg := line_chart(lines, x_label="step", y_label=label, log_y=log_y):
             charts.append(Chart(title, Markup(svg)))
     return charts
@@ -117,11 +148,34 @@ def read_metrics(path: Path) -> list[Mapping[str, Any]]:
     return entries
 
 
-def _colour(method: str) -> int:
-    """A method's colour, the same in every chart; DF lends its own to R+DF."""
-    order = (OURS, UNIFORM, DF, PAPERS_LETTER)
-    name = DF if method == R_DF else method
-    return order.index(name) if name in order else len(order)
+def _line(method: str, xs: Sequence[float], ys: Sequence[float]) -> Line:
+    """A method's line: a colour for the retrieval, dashes for what is done with it, the same in every chart."""
+    family = _family(method)
+    colour = _FAMILIES.index(family) if family in _FAMILIES else len(_FAMILIES)
+    return Line(method, xs, ys, colour, _dash(method))
+
+
+def _bare(method: str) -> str:
+    """A method's name without that of its oracle (sizes.oracle_name)."""
+    return method.removesuffix(oracle_name(""))
+
+
+def _family(method: str) -> str:
+    """How the sources are retrieved, whatever then happens to them: of R+DF + IDO, R."""
+    return _bare(method).removesuffix(with_ido("")).removesuffix(LETTER).removesuffix(with_df(""))
+
+
+def _dash(method: str) -> str:
+    """Whole: deformed. Dots: not deformed, by a network that others deform after. Dashes: the oracle, the letter."""
+    base = _bare(method).removesuffix(with_ido(""))
+    if method != _bare(method):
+        return "9 4"
+    if base.endswith(LETTER):
+        return "9 3 2 3"
+    return "2 3" if with_df(base) in ORDER else ""
+
+
+_FAMILIES = tuple(dict.fromkeys(map(_family, ORDER)))
 
 
 def _series(entries: Sequence[Mapping[str, Any]], part: str, key: str) -> tuple[list[float], list[float]]:
@@ -146,9 +200,21 @@ def _yaml(settings: Mapping[str, Any]) -> str:
 
 
 def _leading(rows: Sequence[_Row]) -> list[_Row]:
-    """The rows over all categories, and those of a method and seed that has none."""
-    whole = {(row.method, row.seed) for row in rows if row.category == ALL}
-    return [row for row in rows if row.category == ALL or (row.method, row.seed) not in whole]
+    """The rows over all categories, and those of what has none."""
+    whole = {_kind(row) for row in rows if row.category == ALL}
+    return [row for row in rows if row.category == ALL or _kind(row) not in whole]
+
+
+def _kind(row: Ranking | Sanity | Comparison) -> tuple:
+    if isinstance(row, Comparison):
+        return row.method, row.against, row.retrieval
+    return row.method, row.seed
+
+
+def _reach(rows: Sequence[Comparison]) -> float:
+    """How far bars of differences reach: a few large ones may not hide all others, and are cut off with an arrow."""
+    ends = [max(abs(end) for end in _ends(row)) for row in rows]
+    return min(max(ends), 3 * median(ends))
 
 
 def _ends(row: Comparison) -> tuple[float, ...]:
