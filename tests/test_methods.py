@@ -13,17 +13,21 @@ from test_trainer import SGD, freeze_batch_norm, validations
 from jr_dist.config import Config
 from jr_dist.data.dataset import open_dataset, read_targets
 from jr_dist.data.source_store import SourceStore
+from jr_dist.data.step_plan import step_plan
+from jr_dist.data.streams import local_target_batches
 from jr_dist.data.synthesize.generate import synthesize
 from jr_dist.errors import InputError
-from jr_dist.geometry.chamfer import chamfer_matrix
-from jr_dist.train.candidates import refresh_embeddings
+from jr_dist.geometry.chamfer import chamfer, chamfer_matrix
+from jr_dist.train.candidates import begin_draw, refresh_embeddings
 from jr_dist.train.classical_mds import classical_mds
 from jr_dist.train.group import Group
-from jr_dist.train.methods import mds
+from jr_dist.train.methods import mds, ours_ido
+from jr_dist.train.pairs import Predicted, pair_up, predict, source_geometry
 from jr_dist.train.run_directory import BEST, LAST
 from jr_dist.train.state import new_state
 from jr_dist.train.trained import load_run
 from jr_dist.train.trainer import train
+from jr_dist.train.update import move
 
 # What belongs to the deformation module, in the names of `arrays_of`.
 DEFORMATION = ("networks.deformation", "bank.0.global_code", "bank.0.part_code")
@@ -185,18 +189,53 @@ def test_mds_places_sources_and_targets_by_their_chamfer(tiny_dataset, tmp_path,
     sources = store.clouds(range(len(store)), 128)
     targets = torch.from_numpy(read_targets(dataset, "train").points[:, :128].copy())
     space = classical_mds(chamfer_matrix(sources, sources).numpy(), 16)
-    expected = space.place(chamfer_matrix(targets, sources).double().numpy())
-    np.testing.assert_allclose(places.numpy(), expected, rtol=1e-5, atol=1e-6)
-    between = ((expected[:, None] - space.coordinates) ** 2).sum(-1) / 4  # the metric weight is 1/2
-    np.testing.assert_allclose(distances.numpy(), between, rtol=1e-3, atol=1e-5)
+    scale = 1 / np.sqrt(np.square(space.coordinates).mean())
+    expected = scale * space.place(chamfer_matrix(targets, sources).double().numpy())
+    np.testing.assert_allclose(places.numpy(), expected, rtol=1e-4, atol=1e-4)
+    between = ((expected[:, None] - scale * space.coordinates) ** 2).sum(-1) / 4  # the metric weight is 1/2
+    np.testing.assert_allclose(distances.numpy(), between, rtol=1e-3, atol=1e-3)
 
     monkeypatch.setattr(mds, "MAX_LANDMARKS", 6)
     rows = mds.landmark_rows(len(store), config.train.seed)
     assert len(rows) == 6 and (np.diff(rows) > 0).all()
     fewer, _ = placed()
     space = classical_mds(chamfer_matrix(sources[rows], sources[rows]).numpy(), 16)
-    expected = space.place(chamfer_matrix(targets, sources[rows]).double().numpy())
-    np.testing.assert_allclose(fewer.numpy(), expected, rtol=1e-5, atol=1e-6)
+    expected = mds.unit_scale(space.coordinates) * space.place(chamfer_matrix(targets, sources[rows]).double().numpy())
+    np.testing.assert_allclose(fewer.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_supervision_of_ido_draws_the_network_to_what_ido_found(tiny_dataset, tmp_path):
+    """By that loss alone, on one batch: what IDO finds fits better, and the network comes nearer to it."""
+    dataset = open_dataset(tiny_dataset)
+    config = settings(tiny_dataset, tmp_path / "run", train__method="ours_ido", model__alpha=1.0)
+    state = new_state(config, SourceStore.open(dataset), Group())
+    targets = step_plan(
+        dataset, "train", None, batch_size=4, num_points=128, encoder_points=64, seed=0, rank=0, world_size=1
+    )
+    batch = next(iter(local_target_batches(targets, range(1))))
+    pairs = pair_up(begin_draw(state, batch, soft=False).candidates().rows, state.device)
+    geometry, weights = source_geometry(state, pairs.rows), torch.full(pairs.shape, 0.25)
+    losses = []
+    for _ in range(12):
+        codes = state.bank.pull(pairs.rows)
+        predicted = predict(state, codes, geometry, batch.encoder_points, pairs)
+        loss, logged = ours_ido.supervision(state, predicted, batch.points, pairs, weights)
+        fitting = chamfer(predicted.points(), batch.points, y_index=pairs.target_index).mean()
+        assert float(logged["fit_inner"]) < 0.9 * fitting.item()
+        move(state, codes, loss, 1e-2, num_targets=4)
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_the_distance_to_parameters_by_hand(tiny_dataset):
+    store = SourceStore.open(open_dataset(tiny_dataset))
+    few = int(store.num_parts.argmin())
+    sources = store.geometry(np.array([few]))
+    centre, half_extent = sources.centre.clone().requires_grad_(), sources.half_extent.clone()
+    predicted = Predicted(sources, centre, half_extent)
+    moved = centre.detach() + torch.tensor([0.1, 0.0, -0.2])  # of the padding as well, which counts for nothing
+    distance = ours_ido.parameter_distance(predicted, moved, half_extent + 0.1)
+    assert distance.item() == pytest.approx(store.num_parts[few] * (0.01 + 0.04 + 0.03), rel=1e-4)
 
 
 @pytest.mark.slow

@@ -57,8 +57,11 @@ def prepare(state: TrainState, dataset: Dataset) -> None:
             squared[first : first + CHUNK] = to_landmarks(clouds[first : first + CHUNK])
         squared = _joined(state, squared)
         space = classical_mds((squared + squared.T) / 2, config.retrieval.embedding)
+        # Scaled as a whole, which ranks alike, to the size of what an encoder puts out before it has learned: chamfer's
+        # own unit is so small that L2 would spend the training on the size.
+        scale = unit_scale(space.coordinates)
 
-        _place_sources(state, space.coordinates, lambda points: space.place(to_landmarks(points)))
+        _place_sources(state, scale * space.coordinates, lambda points: scale * space.place(to_landmarks(points)))
         places = np.zeros((num_targets, config.retrieval.embedding))
         done = 0
         for batch in read_batches(dataset, "train", config.data.categories, ["points"]):
@@ -66,7 +69,7 @@ def prepare(state: TrainState, dataset: Dataset) -> None:
             for first in range(done, done + len(points), CHUNK):
                 if first // CHUNK % state.group.world_size == state.group.rank:
                     own = points[first - done : first - done + CHUNK]
-                    places[first : first + len(own)] = space.place(to_landmarks(own))
+                    places[first : first + len(own)] = scale * space.place(to_landmarks(own))
             done += len(points)
         state.of_targets = torch.from_numpy(_joined(state, places)).float()
 
@@ -76,6 +79,12 @@ def landmark_rows(num_sources: int, seed: int) -> np.ndarray:
     if num_sources <= MAX_LANDMARKS:
         return np.arange(num_sources)
     return np.sort(np.random.default_rng([seed, num_sources]).choice(num_sources, MAX_LANDMARKS, replace=False))
+
+
+def unit_scale(coordinates: np.ndarray) -> float:
+    """What gives centred coordinates [L, D] a variance of 1 a dimension, on average; 1 where all lie at one place."""
+    variance = float(np.square(coordinates).mean())
+    return variance**-0.5 if variance > 0 else 1.0
 
 
 def step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, draw: Draw) -> dict[str, Any]:
