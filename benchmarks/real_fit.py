@@ -27,9 +27,9 @@ from jr_dist.atomic import atomic_write
 from jr_dist.errors import InputError
 from jr_dist.evaluate.methods import scale_to_box
 from jr_dist.geometry.chamfer import chamfer, chamfer_matrix
+from jr_dist.serve.database import Database, open_database
 from jr_dist.serve.fit import fit
 from jr_dist.serve.inputs import find_inputs, observe
-from jr_dist.serve.matching import Database, open_database
 from jr_dist.serve.result import Candidate, FitResult
 
 CATEGORIES = ("chair", "table", "cabinet")
@@ -179,7 +179,8 @@ def _run(options: argparse.Namespace, out: Path) -> list[dict]:
         **shared,
     )
     seconds = time.perf_counter() - start
-    box = box_chamfers(open_database(options.run, **shared), results, folder, options.num_points)
+    database = open_database(options.run, refine=options.refine, **shared)
+    box = box_chamfers(database, results, folder, options.num_points)
     print(_table(results, box), flush=True)
     records = measure(results, box, len(files), seconds)
     print("\n".join(map(_line, records)))

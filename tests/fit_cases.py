@@ -19,8 +19,7 @@ from jr_dist.data.part_mesh import PartMesh, transformed
 from jr_dist.data.source_store import SourceStore
 from jr_dist.geometry.chamfer import chamfer_matrix
 from jr_dist.geometry.frames import up_axis_rotation
-from jr_dist.serve import matching
-from jr_dist.serve.matching import Database
+from jr_dist.serve.database import Database, allowed_rows
 
 NUM_POINTS = 512
 NOISE = 1.5  # chamfer x100 of two samplings of one surface by so many points, generously
@@ -92,7 +91,7 @@ def use(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `fit` find `model` in whatever run it is told."""
 
     def opened(run, *, category, top_k, num_points, **_) -> Database:
-        rows = matching.allowed_rows(model.store, category, top_k)
+        rows = allowed_rows(model.store, category, top_k)
         return Database(str(run), model, model.store, rows, min(num_points, NUM_POINTS))
 
     monkeypatch.setattr("jr_dist.serve.fit.open_database", opened)

@@ -151,6 +151,7 @@ def test_refinement_never_fits_worse(tmp_path: Path, store: SourceStore, monkeyp
     assert {candidate.parameters for candidate in plain.candidates} == {"network"}
     for candidate in refined.candidates:
         assert candidate.chamfer_network_x100 == by_source[candidate.source].chamfer_after_x100
+        assert candidate.chamfer_network_x100 is not None
         assert candidate.chamfer_after_x100 <= candidate.chamfer_network_x100
         assert (candidate.parameters == "refined") == (candidate.chamfer_after_x100 < candidate.chamfer_network_x100)
     assert refined.candidates[0].parameters == "refined"

@@ -20,7 +20,7 @@ from jr_dist.data.part_mesh import concatenated, from_glb
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
 from jr_dist.geometry.frames import apply_transform, invert_transform
-from jr_dist.serve import matching
+from jr_dist.serve import database as databases
 from jr_dist.serve.fit import fit
 from jr_dist.train.trained import load_run
 from jr_dist.train.trainer import train
@@ -45,6 +45,7 @@ class FakeRun:
     source_ids: tuple[str, ...]
     method: str = "ours"
     has_retrieval: bool = True
+    has_deformation: bool = True
 
 
 def fake_run(store: SourceStore, path: Path, **changes) -> FakeRun:
@@ -53,8 +54,8 @@ def fake_run(store: SourceStore, path: Path, **changes) -> FakeRun:
 
 
 def test_run_brings_its_dataset(store: SourceStore, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matching, "load_run", lambda path: fake_run(store, dataset))
-    database = matching.open_database("run", category="table", num_points=99999, top_k=2)
+    monkeypatch.setattr(databases, "load_run", lambda path: fake_run(store, dataset))
+    database = databases.open_database("run", category="table", num_points=99999, top_k=2)
     assert [database.store.ids[row] for row in database.rows] == ["table-a", "table-b"]
     assert database.num_points == NUM_POINTS  # no more than are stored
     assert not database.connectivity
@@ -63,10 +64,10 @@ def test_run_brings_its_dataset(store: SourceStore, dataset: Path, monkeypatch: 
 def test_moved_dataset_is_named(store: SourceStore, dataset: Path, tmp_path: Path, monkeypatch) -> None:
     run = fake_run(store, dataset)
     gone = load_config(None, {"data.path": str(tmp_path / "gone"), "run.path": "run"})
-    monkeypatch.setattr(matching, "load_run", lambda path: replace(run, config=gone))
+    monkeypatch.setattr(databases, "load_run", lambda path: replace(run, config=gone))
     with pytest.raises(InputError, match=r"dataset of run RUN: .*gone.*--data"):
-        matching.open_database("RUN")
-    assert len(matching.open_database("RUN", data=dataset).rows) == 4
+        databases.open_database("RUN")
+    assert len(databases.open_database("RUN", data=dataset).rows) == 4
 
 
 @pytest.mark.parametrize(
@@ -77,9 +78,9 @@ def test_moved_dataset_is_named(store: SourceStore, dataset: Path, tmp_path: Pat
     ],
 )
 def test_runs_that_cannot_fit_are_refused(store, dataset, monkeypatch, changes: dict, expected: str) -> None:
-    monkeypatch.setattr(matching, "load_run", lambda path: fake_run(store, dataset, **changes))
+    monkeypatch.setattr(databases, "load_run", lambda path: fake_run(store, dataset, **changes))
     with pytest.raises(InputError, match=expected):
-        matching.open_database("RUN")
+        databases.open_database("RUN")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from jr_dist.atomic import atomic_directory
 from jr_dist.data.part_mesh import to_glb
 from jr_dist.errors import InputError
 from jr_dist.progress import progress
+from jr_dist.serve.database import Database, open_database
 from jr_dist.serve.inputs import Input, find_inputs, observe
-from jr_dist.serve.matching import Database, Fitted, fit_observation, open_database
-from jr_dist.serve.result import FitResult
+from jr_dist.serve.matching import Fitted, How, fit_observation
+from jr_dist.serve.result import FitResult, Fitting
 
 RESULT_NAME = "result.json"
 PICTURE_NAME = "picture.png"
@@ -26,9 +27,8 @@ PICTURE_NAME = "picture.png"
 class FitSettings:
     """What holds for every input of one call."""
 
-    top_k: int
+    how: How
     num_points: int
-    refine: bool
     pictures: bool
     seed: int
 
@@ -44,6 +44,8 @@ def fit(
     category: str | None = None,
     num_points: int = 2048,
     refine: bool = False,
+    partial: bool = False,
+    mirror: bool = False,
     pictures: bool = False,
     seed: int = 0,
     data: str | Path | None = None,
@@ -51,18 +53,20 @@ def fit(
     """Fit meshes, clouds and folders of them; write OUT/STEM/ (`result.json`, `rank-1.glb` ...) of each.
 
     `top_k` sources nearest in the learned space (of `category` alone where given) are deformed and sorted by chamfer
-    after deformation. `refine` improves each by IDO from the network's parameters and keeps the better; it is meant for
-    whole shapes, since on a partial scan it shrinks the model to what was seen. `up` and `index` say how the inputs
-    stand. `data` names the dataset where it has moved since training. OUT/STEM is written as a whole; an earlier result
-    of the same name is replaced. A bad input among several is reported and skipped.
+    after deformation. `refine` improves each by IDO from several starts and keeps the best. `partial` says that the
+    inputs show a part of their shapes: sources are then sorted by the distance from the input to them alone, and
+    refined by it, pulled towards the network's parameters; `mirror` adds the input's mirror image in the vertical plane
+    through the middle of the deformed source. `up` and `index` say how the inputs stand. `data` names the dataset where
+    it has moved since training. OUT/STEM is written as a whole; an earlier result of the same name is replaced. A bad
+    input among several is reported and skipped.
 
     Raises `InputError` for a wrong setting, and where no input remains.
     """
-    settings = FitSettings(top_k, num_points, refine, pictures, seed)
+    settings = FitSettings(How(top_k, refine, partial, mirror), num_points, pictures, seed)
     out = Path(out)
     _check_settings(settings, out)
     found = find_inputs(inputs, up=up, index=index, out=out)
-    database = open_database(run, data=data, category=category, num_points=num_points, top_k=top_k)
+    database = open_database(run, data=data, category=category, num_points=num_points, top_k=top_k, refine=refine)
     results, refused = [], []
     with progress("fit", len(found), unit="input") as bar:
         for source, name in zip(found, result_names([source.path for source in found])):
@@ -97,8 +101,6 @@ def result_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _check_settings(settings: FitSettings, out: Path) -> None:
-    if settings.top_k < 1:
-        raise InputError(f"top-k is {settings.top_k}; 1 or more is allowed; ask for at least one source")
     if settings.num_points < 32:
         raise InputError(f"num-points is {settings.num_points}; 32 or more are allowed; raise it")
     if settings.seed < 0:
@@ -115,7 +117,7 @@ def _nothing_left(refused: list[str]) -> str:
 
 def _fit_one(database: Database, source: Input, folder: Path, settings: FitSettings) -> FitResult:
     observation = observe(source, num_points=settings.num_points, seed=settings.seed)
-    fitted = fit_observation(database, observation, top_k=settings.top_k, refine=settings.refine)
+    fitted = fit_observation(database, observation, settings.how)
     result = FitResult(
         input=str(source.path),
         path=folder,
@@ -127,24 +129,45 @@ def _fit_one(database: Database, source: Input, folder: Path, settings: FitSetti
         num_source_points=database.num_points,
         run=database.run,
         seed=settings.seed,
+        fitting=_fitting(database, settings.how),
         candidates=tuple(replace(one.candidate, glb=f"rank-{rank}.glb") for rank, one in enumerate(fitted, start=1)),
-        warnings=observation.warnings,
+        warnings=(*observation.warnings, *_warnings(database, settings.how)),
     )
     files = {
         candidate.glb: to_glb(one.deformed_mesh(), observation.transform)
         for candidate, one in zip(result.candidates, fitted)
     }
     if settings.pictures:
-        files[PICTURE_NAME] = _picture(observation.points, fitted[0])
+        files[PICTURE_NAME] = _picture(observation.points, fitted[0], partial=settings.how.partial)
     _write(folder, {**files, RESULT_NAME: result.to_json().encode()})
     return result
 
 
-def _picture(points: np.ndarray, best: Fitted) -> bytes:
+def _fitting(database: Database, how: How) -> Fitting:
+    refinement = how.refinement(database.ido)
+    return Fitting(
+        partial=how.partial,
+        refined=how.refine,
+        mirror=how.mirror,
+        iterations=0 if refinement is None else refinement.iterations,
+        prior_weight=0.0 if refinement is None else refinement.prior_weight,
+        ranked_by=how.ranked_by,
+    )
+
+
+def _warnings(database: Database, how: How) -> Iterable[str]:
+    if how.partial and not database.trained_on_parts:
+        yield (
+            "the run was trained on whole shapes: one trained with --data.observed partial retrieves better and knows "
+            "more of what is hidden"
+        )
+
+
+def _picture(points: np.ndarray, best: Fitted, *, partial: bool) -> bytes:
     from jr_dist.serve.pictures import fit_picture  # ray casting is loaded only where a picture is asked for
 
     buffer = io.BytesIO()
-    fit_picture(points, best).save(buffer, format="PNG")
+    fit_picture(points, best, partial=partial).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -3,53 +3,57 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jr_dist.data.dataset import Dataset, open_dataset
+from jr_dist.config import IdoConfig
 from jr_dist.data.part_mesh import PartMesh, deformed
 from jr_dist.data.records import SourceModel
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
 from jr_dist.geometry.boxes import deform
-from jr_dist.geometry.chamfer import chamfer
+from jr_dist.geometry.chamfer import chamfer, one_sided
 from jr_dist.geometry.joints import Joints, joint_gaps, num_connected_components
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.projection import null_space_dimensions
-from jr_dist.models.ido import optimise_inner
+from jr_dist.models.ido import Parameters
+from jr_dist.models.refine import Refinement, refine
+from jr_dist.serve.database import Database
 from jr_dist.serve.inputs import Observation
 from jr_dist.serve.result import Candidate, JointReport, part_fits
-from jr_dist.train.trained import load_run
-
-REFINE_ITERATIONS = 12  # of IDO; most of the gain is in the first six
-
-
-class Matcher(Protocol):
-    """What a trained run offers here (train/trained.py); T targets, S sources, K candidates, P parts."""
-
-    def retrieval_distances(self, points: Tensor) -> Tensor:
-        """Squared d_R (T, S) of targets (T, N, 3) to every source; the least is the best."""
-        ...
-
-    def deform(self, points: Tensor, rows: Tensor, store: Any) -> tuple[Tensor, Tensor]:
-        """(centre, half_extent), each (T, K, P, 3), of sources `rows` (T, K) fitted to targets (T, N, 3)."""
-        ...
 
 
 @dataclass(frozen=True)
-class Database:
-    """A trained run with the sources it may retrieve."""
+class How:
+    """How an observation is fitted. Raises `InputError` for what does not go together."""
 
-    run: str
-    model: Matcher
-    store: SourceStore
-    rows: np.ndarray  # [R] int64, the sources allowed
-    num_points: int  # of a source in the chamfer: as asked for, or what the dataset has where that is fewer
-    connectivity: bool = True  # whether the run keeps joints closed; refinement then does as well
+    top_k: int = 5
+    refine: bool = False
+    partial: bool = False  # the observation shows a part of the shape: what is hidden counts for nothing
+    mirror: bool = False  # the shape is symmetric in a plane x = const: its image shows some of what is hidden
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise InputError(f"top-k is {self.top_k}; 1 or more is allowed; ask for at least one source")
+        if self.mirror and not (self.partial and self.refine):
+            raise InputError("mirror is on; it is allowed with partial and refine alone; add both or leave it out")
+
+    @property
+    def ranked_by(self) -> str:
+        """The field of `Candidate` that candidates are sorted by."""
+        if not self.partial:
+            return "chamfer_after_x100"
+        return "objective_x100" if self.refine else "one_sided_after_x100"
+
+    def refinement(self, ido: IdoConfig) -> Refinement | None:
+        """IDO with the run's settings; None without."""
+        if not self.refine:
+            return None
+        if not self.partial:
+            return Refinement(ido.iterations)
+        return Refinement(ido.iterations, one_sided=True, prior_weight=ido.prior_weight, mirror=self.mirror)
 
 
 @dataclass(frozen=True)
@@ -67,138 +71,115 @@ class Fitted:
         return deformed(self.mesh, self.record, self.centre, self.half_extent)
 
 
-def open_database(
-    run: str | Path,
-    *,
-    data: str | Path | None = None,
-    category: str | None = None,
-    num_points: int = 2048,
-    top_k: int = 1,
-) -> Database:
-    """The run's model with the sources of its dataset, or of `data` where that has moved.
-
-    Raises `InputError` where the dataset is not the run's, the category is unknown, or `top_k` too large.
-    """
-    model = load_run(run)
-    if not model.has_retrieval:
-        raise InputError(
-            f"run {run} was trained by the method {model.method}, which learns no retrieval; "
-            "ours or uniform is allowed; name such a run"
-        )
-    dataset = _open_dataset(run, data, model.config.data.path)
-    if dataset.hash != model.dataset_hash:
-        raise InputError(
-            f"dataset {dataset.path} (hash {dataset.hash[:12]}) is not the one that run {run} was trained on "
-            f"({model.dataset_hash[:12]}); the same one is needed; name it with --data"
-        )
-    num_points = min(num_points, dataset.num_points)
-    store = SourceStore.open(dataset, categories=model.config.data.categories, num_points=num_points)
-    assert tuple(store.ids) == tuple(model.source_ids), "one dataset, one order of sources"
-    rows = allowed_rows(store, category, top_k)
-    return Database(str(run), model, store, rows, num_points, model.config.model.connectivity)
-
-
-def _open_dataset(run: str | Path, data: str | Path | None, trained_on: str) -> Dataset:
-    try:
-        return open_dataset(data or trained_on)
-    except InputError as error:
-        if data is not None:
-            raise
-        raise InputError(f"the dataset of run {run}: {error}; where it has moved, name it with --data") from error
-
-
-def allowed_rows(store: SourceStore, category: str | None, top_k: int) -> np.ndarray:
-    """Rows [R] int64 of the sources of `category` (None: all); `InputError` for fewer than `top_k`."""
-    known = sorted(set(store.categories))
-    if category is not None and category not in known:
-        raise InputError(f"category is {category!r}; allowed are {', '.join(known)}; choose one of these or none")
-    rows = np.array([row for row, name in enumerate(store.categories) if category in (None, name)], np.int64)
-    if top_k > len(rows):
-        raise InputError(
-            f"top-k is {top_k}; the database has {len(rows)} sources"
-            + (f" of category {category}" if category else "")
-            + f"; ask for at most {len(rows)}"
-        )
-    return rows
-
-
 @torch.no_grad()
-def fit_observation(database: Database, observation: Observation, *, top_k: int, refine: bool = False) -> list[Fitted]:
-    """The `top_k` sources nearest in the learned space, deformed; best first by chamfer after deformation."""
-    model, store = database.model, database.store
+def fit_observation(database: Database, observation: Observation, how: How) -> list[Fitted]:
+    """The sources nearest in the learned space, deformed; best first.
+
+    Of a whole shape by chamfer after deformation. Of one seen in part, where that would punish what is hidden, by the
+    half of it that looks from the observation; refined, by what was minimised (the pull towards the network included).
+    """
     points = torch.from_numpy(observation.points)[None]
-    distances = model.retrieval_distances(points)[0].double().cpu().numpy()
-    rows = database.rows[np.argsort(distances[database.rows], kind="stable")[:top_k]]
-    geometry = store.geometry(rows, num_points=database.num_points)
-    centre, half_extent = (x[0].cpu() for x in model.deform(points, torch.from_numpy(rows)[None], store))
-    if not (torch.isfinite(centre).all() and torch.isfinite(half_extent).all()):
-        raise FloatingPointError(f"run {database.run} gives deformation parameters that are not finite")
-    chamfers = _chamfer_x100(deform(geometry, centre, half_extent), points)
-    found = _Deformations(
-        rows=rows,
-        distances=distances[rows],
-        before=_chamfer_x100(geometry.points, points),
-        network=chamfers,
-        after=chamfers,
-        centre=centre,
-        half_extent=half_extent,
-    )
-    if refine:
-        found = _refined(found, geometry, points, connectivity=database.connectivity)
-    return [_fitted(store, found, int(k)) for k in np.argsort(found.after, kind="stable")]
+    distances = database.model.retrieval_distances(points)[0].double().cpu().numpy()
+    rows = database.rows[np.argsort(distances[database.rows], kind="stable")[: how.top_k]]
+    geometry = database.store.geometry(rows, num_points=database.num_points)
+    undeformed = _measured(geometry, (geometry.centre, geometry.half_extent), points)
+    network = _network(database, geometry, points, rows)
+    found = undeformed if network is None else network
+    if (refinement := how.refinement(database.ido)) is not None:
+        found = _refined(found, network, geometry, points, refinement, connectivity=database.connectivity)
+    candidates = _Candidates(rows, distances[rows], undeformed, network, found)
+    fitted = [_fitted(database.store, candidates, k) for k in range(len(rows))]
+    return sorted(fitted, key=lambda one: getattr(one.candidate, how.ranked_by))
 
 
 @dataclass(frozen=True)
-class _Deformations:
-    """K sources deformed to one observation, in the order of retrieval; chamfers x100."""
+class _Measured:
+    """K sources with part parameters, and what these are worth, x100."""
+
+    centre: Tensor  # [K, P, 3]
+    half_extent: Tensor  # [K, P, 3]
+    chamfer: np.ndarray  # [K] float64
+    one_sided: np.ndarray  # [K] the half of it that looks from the observation
+    refined: np.ndarray  # [K] bool
+    objective: np.ndarray | None = None  # [K] what refinement minimised, where that is not the chamfer
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """K sources in the order of retrieval."""
 
     rows: np.ndarray  # [K] int64
     distances: np.ndarray  # [K] squared d_R
-    before: np.ndarray  # [K]
-    network: np.ndarray  # [K] with the network's parameters
-    after: np.ndarray  # [K] with `centre` and `half_extent`
-    centre: Tensor  # [K, P, 3]
-    half_extent: Tensor  # [K, P, 3]
+    undeformed: _Measured
+    network: _Measured | None  # None: the run does not deform
+    found: _Measured  # as they are returned
 
 
-def _refined(found: _Deformations, geometry: PartGeometry, points: Tensor, *, connectivity: bool) -> _Deformations:
-    """Each source improved by IDO from the network's parameters; these are kept where that did not help."""
-    inner = optimise_inner(
-        geometry,
-        points,
-        torch.zeros(len(found.rows), dtype=torch.int64),
-        start=(found.centre, found.half_extent),
-        iterations=REFINE_ITERATIONS,
-        connectivity=connectivity,
+def _network(database: Database, geometry: PartGeometry, points: Tensor, rows: np.ndarray) -> _Measured | None:
+    if not database.deforms:
+        return None
+    parameters = database.model.deform(points, torch.from_numpy(rows)[None], database.store)
+    centre, half_extent = (x[0].cpu() for x in parameters)
+    if not (torch.isfinite(centre).all() and torch.isfinite(half_extent).all()):
+        raise FloatingPointError(f"run {database.run} gives deformation parameters that are not finite")
+    return _measured(geometry, (centre, half_extent), points)
+
+
+def _refined(
+    found: _Measured,
+    network: _Measured | None,
+    geometry: PartGeometry,
+    points: Tensor,
+    how: Refinement,
+    *,
+    connectivity: bool,
+) -> _Measured:
+    """Each source improved by IDO; of a whole shape `found` is kept where that did not help."""
+    given = None if network is None else (network.centre, network.half_extent)
+    index = torch.zeros(len(geometry.points), dtype=torch.int64)
+    inner = refine(geometry, points, index, given, how, connectivity=connectivity)
+    refined = _measured(geometry, (inner.centre, inner.half_extent), points)
+    if how.one_sided:
+        everyone = np.ones(len(index), bool)
+        return replace(refined, refined=everyone, objective=100 * inner.objective.double().numpy())
+    better = refined.chamfer < found.chamfer
+    parts = torch.from_numpy(better)[:, None, None]
+    return _Measured(
+        torch.where(parts, refined.centre, found.centre),
+        torch.where(parts, refined.half_extent, found.half_extent),
+        np.where(better, refined.chamfer, found.chamfer),
+        np.where(better, refined.one_sided, found.one_sided),
+        better,
     )
-    chamfers = _chamfer_x100(deform(geometry, inner.centre, inner.half_extent), points)
-    better = torch.from_numpy(chamfers < found.network)[:, None, None]
-    return replace(
-        found,
-        after=np.minimum(chamfers, found.network),
-        centre=torch.where(better, inner.centre, found.centre),
-        half_extent=torch.where(better, inner.half_extent, found.half_extent),
-    )
 
 
-def _chamfer_x100(clouds: Tensor, target: Tensor) -> np.ndarray:
-    """(K,) float64 chamfer times 100 of clouds (K, N, 3) with the one target (1, N2, 3)."""
-    return 100 * chamfer(clouds, target, y_index=torch.zeros(len(clouds), dtype=torch.int64)).double().numpy()
+def _measured(geometry: PartGeometry, parameters: Parameters, target: Tensor) -> _Measured:
+    """The sources with their parts at `parameters`, against the one target (1, N2, 3)."""
+    clouds = deform(geometry, *parameters)
+    index = torch.zeros(len(clouds), dtype=torch.int64)
+    both = chamfer(clouds, target, y_index=index)
+    half = one_sided(target.expand(len(clouds), -1, -1), clouds)
+    of_both, of_half = (100 * values.double().numpy() for values in (both, half))
+    return _Measured(*parameters, of_both, of_half, np.zeros(len(clouds), bool))
 
 
-def _fitted(store: SourceStore, found: _Deformations, k: int) -> Fitted:
-    row = int(found.rows[k])
+def _fitted(store: SourceStore, candidates: _Candidates, k: int) -> Fitted:
+    row, found = int(candidates.rows[k]), candidates.found
     record = store.record(row)
     centre, half_extent = (x[k, : record.num_parts].numpy() for x in (found.centre, found.half_extent))
+    kept = "undeformed" if candidates.network is None else "network"
     candidate = Candidate(
         source=record.id,
         category=record.category,
-        retrieval_distance=float(found.distances[k]),
+        retrieval_distance=float(candidates.distances[k]),
         retrieval_rank=k + 1,
-        chamfer_before_x100=float(found.before[k]),
-        chamfer_after_x100=float(found.after[k]),
-        chamfer_network_x100=float(found.network[k]),
-        parameters="refined" if found.after[k] < found.network[k] else "network",
+        chamfer_before_x100=float(candidates.undeformed.chamfer[k]),
+        chamfer_after_x100=float(found.chamfer[k]),
+        chamfer_network_x100=None if candidates.network is None else float(candidates.network.chamfer[k]),
+        one_sided_before_x100=float(candidates.undeformed.one_sided[k]),
+        one_sided_after_x100=float(found.one_sided[k]),
+        objective_x100=None if found.objective is None else float(found.objective[k]),
+        parameters="refined" if found.refined[k] else kept,
         glb="",
         joints=joint_report(record, centre, half_extent),
         parts=part_fits(record.part_names, record.centre, record.half_extent, centre, half_extent),

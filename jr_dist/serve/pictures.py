@@ -12,16 +12,17 @@ from jr_dist.serve.matching import Fitted
 SIZE = 320  # pixels of one view
 
 
-def fit_picture(points: np.ndarray, best: Fitted) -> Image.Image:
-    """Input `points` (N, 3), canonical frame | source | deformed source, with the chamfers below."""
-    candidate = best.candidate
+def fit_picture(points: np.ndarray, best: Fitted, *, partial: bool) -> Image.Image:
+    """Input `points` (N, 3), canonical frame | source | deformed source, with the chamfers below; one-sided where the
+    input is `partial`."""
+    name, before, after = best.candidate.distances(partial=partial)
     labels = [
         f"input, {len(points)} points",
-        f"source, chamfer x100 {candidate.chamfer_before_x100:.3f}",
-        f"deformed, chamfer x100 {candidate.chamfer_after_x100:.3f}",
+        f"source, {name} x100 {before:.3f}",
+        f"deformed, {name} x100 {after:.3f}",
     ]
     views = [render_points(points, size=SIZE), _view(best.mesh), _view(best.deformed_mesh())]
-    return contact_sheet(views, labels, columns=3, title=candidate.source)
+    return contact_sheet(views, labels, columns=3, title=best.candidate.source)
 
 
 def _view(mesh: PartMesh) -> np.ndarray:

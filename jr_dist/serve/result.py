@@ -15,7 +15,10 @@ FRAME = (
 )
 UNITS = (
     "chamfer: squared, mean over points, both directions added, times 100, canonical frame, "
-    "against the input's points; centre, half_extent, translation and gap: canonical units; "
+    "against the input's points, so that what a partial input does not show counts as error; one_sided: the half of it "
+    "that looks from the input's points to the source; objective: what the refinement of a partial input minimised, "
+    "that half (with the input's mirror image where asked for) and the pull towards the network; "
+    "centre, half_extent, translation and gap: canonical units; "
     "scale: new half-extent by old; GLB vertices: the input's own frame and units"
 )
 
@@ -52,16 +55,37 @@ class Candidate:
     retrieval_rank: int  # 1 is the network's own first choice
     chamfer_before_x100: float
     chamfer_after_x100: float
-    chamfer_network_x100: float  # with the network's parameters; equals `after` unless the refinement did better
-    parameters: str  # "network" or "refined"
+    chamfer_network_x100: float | None  # with the network's parameters; None where the run does not deform
+    one_sided_before_x100: float
+    one_sided_after_x100: float
+    objective_x100: float | None  # of a partial input, refined
+    parameters: str  # "network", "refined" or "undeformed"
     glb: str  # file name in the result's folder
     joints: JointReport
     parts: tuple[PartFit, ...]
 
+    def distances(self, *, partial: bool) -> tuple[str, float, float]:
+        """(name, before, after) of the distance that tells how good the fit is, x100."""
+        if partial:
+            return "one-sided chamfer", self.one_sided_before_x100, self.one_sided_after_x100
+        return "chamfer", self.chamfer_before_x100, self.chamfer_after_x100
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How an input was fitted."""
+
+    partial: bool  # it shows a part of the shape
+    refined: bool  # by IDO
+    mirror: bool  # its mirror image was fitted with it
+    iterations: int  # exact solves from each start; 0 where not refined
+    prior_weight: float  # pull towards the network's parameters, or the undeformed source's
+    ranked_by: str  # the field of a candidate
+
 
 @dataclass(frozen=True)
 class FitResult:
-    """One input's candidates, best first by chamfer after deformation, and where they were written."""
+    """One input's candidates, best first, and where they were written."""
 
     input: str
     path: Path  # OUT/STEM
@@ -73,6 +97,7 @@ class FitResult:
     num_source_points: int  # points on the source's side
     run: str
     seed: int
+    fitting: Fitting
     candidates: tuple[Candidate, ...]
     warnings: tuple[str, ...] = ()
 
@@ -110,6 +135,7 @@ def _as_json(result: FitResult) -> dict[str, Any]:
         "num_source_points": result.num_source_points,
         "run": result.run,
         "seed": result.seed,
+        "fitting": asdict(result.fitting),
         "warnings": list(result.warnings),
     }
     candidates = [

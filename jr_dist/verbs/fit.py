@@ -25,7 +25,17 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
     )
     parser.add_argument("--index", metavar="CSV", type=Path, help="a table of the inputs' up axes and sizes")
     parser.add_argument("--num-points", metavar="N", type=whole_number(32), default=2048, help="points matched [2048]")
-    parser.add_argument("--refine", action="store_true", help="improve each deformation by IDO; the better is kept")
+    parser.add_argument("--refine", action="store_true", help="improve each deformation by IDO; the best is kept")
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="the inputs show a part of their shapes: what they hide counts for nothing",
+    )
+    parser.add_argument(
+        "--mirror",
+        action="store_true",
+        help="the shapes are symmetric, left and right: refine to the mirror image of what is seen too",
+    )
     parser.add_argument("--pictures", action="store_true", help="write picture.png beside each result")
     parser.add_argument("--seed", metavar="N", type=whole_number(0), default=0, help="seed of the sampled points [0]")
     parser.add_argument("--data", metavar="DATASET", type=Path, help="the dataset, where it has moved since training")
@@ -53,16 +63,16 @@ def _run(arguments: Namespace) -> None:
         category=arguments.category,
         num_points=arguments.num_points,
         refine=arguments.refine,
+        partial=arguments.partial,
+        mirror=arguments.mirror,
         pictures=arguments.pictures,
         seed=arguments.seed,
         data=arguments.data,
     )
     for result in results:
         best = result.candidates[0]
-        print(
-            f"{result.input}: {best.source}, chamfer x100 {best.chamfer_before_x100:.3f} -> "
-            f"{best.chamfer_after_x100:.3f}, {result.path / best.glb}"
-        )
+        name, before, after = best.distances(partial=arguments.partial)
+        print(f"{result.input}: {best.source}, {name} x100 {before:.3f} -> {after:.3f}, {result.path / best.glb}")
 
 
 FIT = Verb(
