@@ -88,7 +88,7 @@ def to_html(tables: Tables, items: Sequence[Item], charts: Sequence[Chart]) -> s
 
 def headline(tables: Tables) -> str:
     """What the tables say first: the best method under top-1, over all targets, of the first protocol."""
-    first = grids.sheets(tables)[0].protocol if tables.protocols else FULL
+    first = grids.sheets(tables)[0].protocol
     rows = [row for row in tables.summary if (row.retrieval, row.category, row.protocol) == ("top-1", ALL, first)]
     if not rows:
         return ""

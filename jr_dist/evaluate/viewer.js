@@ -42,7 +42,7 @@
   const canvas = document.createElement("canvas");
   canvas.tabIndex = 0;
   canvas.setAttribute("aria-label", "source, deformed and target; drag or arrow keys turn, + and - zoom, 0 resets");
-  let gl = null, program = null, meshes = null, turn = { ...START }, opened = null;
+  let gl = null, program = null, meshes = null, turn = { ...START }, opened = null, last = null;
 
   function start() {
     gl = canvas.getContext("webgl2", { antialias: true, alpha: true });
@@ -59,8 +59,7 @@
     gl.linkProgram(program);
     if (!gl.getProgramParameter(program, gl.LINK_STATUS)) return false;
     gl.useProgram(program);
-    gl.enable(gl.DEPTH_TEST);
-    gl.enable(gl.SCISSOR_TEST);
+    [gl.DEPTH_TEST, gl.SCISSOR_TEST].forEach((test) => gl.enable(test));
     return true;
   }
 
@@ -135,6 +134,7 @@
   }
 
   function change(by) {
+    if (by.reset) turn = { ...START };
     turn.azimuth += by.azimuth || 0;
     turn.elevation = Math.max(-89, Math.min(89, turn.elevation + (by.elevation || 0)));
     turn.distance = Math.max(1.3, Math.min(9, turn.distance * (by.zoom || 1)));
@@ -160,32 +160,32 @@
     item.classList.add("open");
     item.querySelector(".turn").setAttribute("aria-expanded", "true");
     opened = item;
-    turn = { ...START };
-    draw();
+    canvas.focus({ preventScroll: true });
+    change(STEPS[0]);
   }
 
   const STEPS = {
     ArrowLeft: { azimuth: 10 }, ArrowRight: { azimuth: -10 }, ArrowUp: { elevation: -10 }, ArrowDown: { elevation: 10 },
-    "+": { zoom: 0.9 }, "-": { zoom: 1 / 0.9 },
+    "+": { zoom: 0.9 }, "-": { zoom: 1 / 0.9 }, 0: { reset: true },
   };
   canvas.addEventListener("keydown", (event) => {
-    if (event.key === "0") turn = { ...START };
-    else if (!STEPS[event.key]) return;
+    if (!STEPS[event.key]) return;
     event.preventDefault();
-    change(STEPS[event.key] || {});
+    change(STEPS[event.key]);
   });
-  canvas.addEventListener("pointerdown", (event) => canvas.setPointerCapture(event.pointerId));
+  canvas.addEventListener("pointerdown", (event) => {
+    last = event;
+    canvas.setPointerCapture(event.pointerId);
+  });
   canvas.addEventListener("pointermove", (event) => {
-    if (event.buttons) change({ azimuth: -event.movementX / 2, elevation: event.movementY / 2 });
+    if (event.buttons && last) change({ azimuth: (last.x - event.x) / 2, elevation: (event.y - last.y) / 2 });
+    last = event;
   });
   canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
     change({ zoom: Math.exp(event.deltaY / 1000) });
   }, { passive: false });
-  canvas.addEventListener("dblclick", () => {
-    turn = { ...START };
-    draw();
-  });
+  canvas.addEventListener("dblclick", () => change(STEPS[0]));
   canvas.addEventListener("webglcontextlost", () => {
     close();
     gl = null;
