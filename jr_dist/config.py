@@ -218,7 +218,7 @@ class IdoConfig(Section):
         default=1.0, gt=0, description="weight, in a step of ours_ido, of the distance to IDO's parameters"
     )
     prior_weight: float = Field(
-        default=0.02, ge=0, description="pull towards the network's parameters, where a target is seen in part"
+        default=0.02, gt=0, description="pull towards the network's parameters, where a target is seen in part"
     )
     mirror: bool = Field(
         default=True, description="add the mirror image of what is seen, where a target is seen in part"

@@ -1,4 +1,4 @@
-"""The whole story on procedural furniture: a dataset, the three methods, the comparison, and scans fitted.
+"""The whole story on procedural furniture: a dataset, four methods, the comparison, and scans fitted.
 
 python -m jr_dist.quickstart [--data data/quickstart] [--runs runs/quickstart] [--section.key value ...]
 
@@ -22,7 +22,7 @@ from jr_dist.progress import duration, progress
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ROOT / "configs" / "quickstart.yaml"
-METHODS = ("ours", "uniform", "df")
+METHODS = ("ours", "uniform", "df", "mds")
 CATEGORIES = ["cabinet", "chair", "table"]
 
 

@@ -13,7 +13,10 @@ from jr_dist.config import Config, load_config
 from jr_dist.data.build import build_source, build_target
 from jr_dist.data.part_mesh import PartMesh, from_glb
 from jr_dist.data.records import SourceModel, TargetShape
-from jr_dist.geometry.boxes import canonical_coordinates
+from jr_dist.evaluate import metrics
+from jr_dist.evaluate.methods import Measured, chosen_fits
+from jr_dist.geometry.boxes import canonical_coordinates, deform
+from jr_dist.geometry.chamfer import chamfer
 from jr_dist.geometry.part_geometry import PartGeometry
 
 NUM_POINTS = 96
@@ -143,6 +146,18 @@ class BoxModel:
     def method(self) -> str:
         return self.config.train.method
 
+    @property
+    def has_retrieval(self) -> bool:
+        return self.method != "df"
+
+    @property
+    def has_deformation(self) -> bool:
+        return self.method not in ("mds", "ae")
+
+    @property
+    def identity(self) -> str:
+        return f"{self.config.run.path} {self.ranks_by} {self.offset}"
+
     def deform(self, points, rows, store):
         self.calls.append(tuple(rows.shape))
         num_targets, k = rows.shape
@@ -158,13 +173,54 @@ class BoxModel:
     def retrieval_distances(self, points):
         if self.ranks_by == "first":
             return torch.arange(len(self.source_ids)).float().expand(len(points), -1)
-        from jr_dist.evaluate.oracle import fit_all_pairs
-
-        fit = torch.from_numpy(fit_all_pairs(self, self.store, points).chamfer)
+        fit = torch.from_numpy(all_fits(self, self.store, points))
         return fit if self.ranks_by == "fit" else -fit
+
+
+def all_fits(model, store, points: torch.Tensor) -> np.ndarray:
+    """[T, S] chamfer of every source deformed to every target, pair by pair."""
+    rows = torch.arange(len(store.ids)).expand(len(points), -1)
+    centre, half_extent = model.deform(points, rows, store)
+    geometry = store.geometry(np.arange(len(store.ids)), num_points=points.shape[1])
+    fits = [
+        chamfer(deform(geometry, c, s), target.expand(len(c), -1, -1))
+        for c, s, target in zip(centre, half_extent, points, strict=True)
+    ]
+    return torch.stack(fits).double().numpy()
 
 
 def settings(dataset: Path | str, run: Path | str, **overrides: object) -> Config:
     """Settings with `section__key` overrides."""
     named = {name.replace("__", "."): value for name, value in overrides.items()}
     return load_config(None, {"data.path": str(dataset), "run.path": str(run), **named})
+
+
+def measure_ranked(
+    method: str, seed: int | None, source_ids, distances: np.ndarray, fit: np.ndarray, *, oracle: bool
+) -> Measured:
+    """A method that ranks the sources by `distances` (T, S) and fits them with chamfer `fit` (T, S), all of it seen."""
+    ids, order = np.asarray(source_ids, dtype=str), metrics.retrieval_order(distances)
+    ordered = np.take_along_axis(fit, order, axis=1)
+    fits = chosen_fits(ordered, ordered) | ({"oracle": fit.min(axis=1)} if oracle else {})
+    return Measured(
+        method,
+        seed,
+        fits,
+        retrieved=ids[order[:, 0]],
+        best=ids[fit.argmin(axis=1)],
+        rank=metrics.oracle_rank(fit, order).astype(float),
+        least=fit.min(axis=1),
+        ordered=ordered,
+    )
+
+
+def measure_nearest(source_ids, undeformed: np.ndarray) -> Measured:
+    """`R` on undeformed chamfers (T, S)."""
+    nearest = undeformed.argmin(axis=1)
+    return Measured("R", None, {"top-1": undeformed.min(axis=1)}, retrieved=np.asarray(source_ids, str)[nearest])
+
+
+def measure_oracle(method: str, seed: int | None, source_ids, fit: np.ndarray) -> Measured:
+    """The best of all sources by chamfer `fit` (T, S)."""
+    best = np.asarray(source_ids, dtype=str)[fit.argmin(axis=1)]
+    return Measured(method, seed, {"oracle": fit.min(axis=1)}, best=best, least=fit.min(axis=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from evaluation_cases import measure_ranked
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -95,7 +96,7 @@ def test_box_only_moves_along_an_axis_without_extent():
 
 
 def test_a_ranked_method_by_hand():
-    measured = methods.measure_ranked("Ours", 3, ["a", "b", "c"], DISTANCES, FIT, oracle=True)
+    measured = measure_ranked("Ours", 3, ["a", "b", "c"], DISTANCES, FIT, oracle=True)
     assert {name: values.tolist() for name, values in measured.fits.items()} == {
         "top-1": [0.4, 0.5],
         "best-of-1": [0.4, 0.5],
@@ -109,16 +110,16 @@ def test_a_ranked_method_by_hand():
 
 
 def test_results_on_parts_of_the_targets_join_to_the_whole():
-    whole = methods.measure_ranked("Ours", 0, ["a", "b", "c"], DISTANCES, FIT, oracle=True)
+    whole = measure_ranked("Ours", 0, ["a", "b", "c"], DISTANCES, FIT, oracle=True)
     halves = [
-        methods.spread(methods.measure_ranked("Ours", 0, ["a", "b", "c"], DISTANCES[t], FIT[t], oracle=True), t, 2)
+        methods.spread(measure_ranked("Ours", 0, ["a", "b", "c"], DISTANCES[t], FIT[t], oracle=True), t, 2)
         for t in (np.array([1]), np.array([0]))
     ]
     assert np.isnan(halves[0].fits["top-1"][0])
     joined = methods.joined(*halves)
     for name, values in whole.fits.items():
         np.testing.assert_array_equal(joined.fits[name], values)
-    for name in ("retrieved", "best", "rank", "least", "curve"):
+    for name in ("retrieved", "best", "rank", "least", "ordered"):
         np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
 
 

@@ -8,10 +8,12 @@ import json
 
 import numpy as np
 import pytest
+from evaluation_cases import measure_nearest, measure_oracle, measure_ranked
 
 from jr_dist.errors import InputError
 from jr_dist.evaluate import markdown, rows, tables
-from jr_dist.evaluate.methods import Measured, measure_nearest, measure_oracle, measure_ranked, spread
+from jr_dist.evaluate.methods import Measured, spread
+from jr_dist.evaluate.sizes import size_curves
 
 TARGETS = rows.Targets(
     ids=np.array([f"t{i}" for i in range(6)]),
@@ -47,15 +49,17 @@ def assembled(measured: list[Measured], failed=()) -> tables.Tables:
         chamfer=tables.CHAMFER,
         bootstrap={"kind": "BCa", "unit": "target", "level": 0.95, "resamples": 200, "seed": 0},
         categories=TARGETS.names,
+        protocols=("full",),
         rows=rows.result_rows(measured, TARGETS, BOOTSTRAP),
         summary=rows.summary_rows(measured, TARGETS, BOOTSTRAP),
         comparisons=rows.comparison_rows(measured, TARGETS, BOOTSTRAP),
         rankings=rows.ranking_rows(measured, TARGETS, np.full(6, 12), BOOTSTRAP),
         sanity=rows.sanity_rows(measured, TARGETS),
         curves=rows.curves(measured),
+        sizes=size_curves(measured, np.full(6, 12)),
         databases=(tables.Database(("chair", "table"), 12, 5.5, 4.5, 1.0),),
         absent=rows.absent_rows(measured, TARGETS, failed),
-        runs=(tables.RunInfo("runs/ours", "Ours", 0, ("chair", "table"), {"train.epochs": 3, "model.hidden": [4, 2]}),),
+        runs=(tables.RunInfo("runs/ours", "Ours", 0, ("chair", "table"), 1.5, {"train.epochs": 3, "model.hidden": [4, 2]}),),
         notes=("a note with `code` and a | bar",),
     )
 
@@ -170,7 +174,8 @@ def test_curves_fall_from_top_1_to_the_oracle():
 
 def test_what_was_not_given_is_absent_with_its_reason():
     gaps = rows.absent_rows(results(seeds=())[:1], TARGETS, [("Ours", 4, "run x has no checkpoint")])
-    assert find(gaps, method="R+DF").reason == "no run with train.method df was given"
+    assert find(gaps, method="R+DF").reason == "no run with train.method mds (and one with df) was given"
+    assert find(gaps, method="DAR").reason == "no run with train.method dar was given"
     assert find(gaps, method="DF").retrieval == "oracle"
     assert {(gap.retrieval, gap.seed, gap.reason) for gap in gaps if gap.method == "Ours"} == {
         ("top-1", 4, "run x has no checkpoint"),
@@ -193,9 +198,9 @@ def test_a_run_of_one_category_fills_that_column_alone():
 def test_the_best_of_each_column_is_bold_in_markdown():
     whole = assembled(results())
     lines = markdown.to_markdown(whole).splitlines()
-    first = lines.index("## " + markdown.grids(whole)[0].title)
-    table = dict(line.strip("| ").split(" | ", 1) for line in lines[first + 4 : first + 9])
-    assert list(table) == ["Box", "R", "R+DF", "Uniform Sampling", "Ours"]
+    first = lines.index("## Table 1: retrieve one source and deform it (top-1)")
+    table = dict(line.strip("| ").split(" | ", 1) for line in lines[first + 4 : first + 12])
+    assert list(table) == ["Box", "R", "R+DF", "DAR", "DAR+DF", "Uniform Sampling", "Ours", "Ours w/ IDO"]
     assert table["Ours"].count("**") == 6 and "**" not in table["Uniform Sampling"]
     assert table["Box"] == "– | – | –"
 

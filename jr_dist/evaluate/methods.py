@@ -13,25 +13,55 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jr_dist.evaluate import metrics
+from jr_dist.train.methods.registry import METHODS
+
+FULL = "full"  # the protocol under which the whole target is observed
 
 BOX = "Box"  # nearest undeformed chamfer, then the whole model scaled axis by axis to the target's box
-R = "R"  # nearest undeformed chamfer, not deformed
-R_DF = "R+DF"  # nearest undeformed chamfer, then the deformation trained on uniform pairs
-DF = "DF"  # that deformation under oracle retrieval
+NEAREST = "Nearest chamfer"  # nearest undeformed chamfer to what is observed, not deformed
+R = "R"  # retrieved in the space of the undeformed chamfer (MDS), not deformed
+AE = "AE"  # retrieved by an autoencoder, not deformed
+DAR = "DAR"  # retrieved by deformation-aware retrieval, not deformed
+DF = "DF"  # the deformation trained on uniform pairs, under oracle retrieval
 UNIFORM = "Uniform Sampling"
 OURS = "Ours"
-PAPERS_LETTER = "Ours (paper's letter)"  # Eq. 2 by L1, as printed
+OURS_IDO = "Ours w/ IDO"
+FIT_AWARE = "Ours + fit-aware retrieval"
+LETTER = " (paper's letter)"  # Eq. 2 by L1, as printed
+PAPERS_LETTER = OURS + LETTER
+COARSE_IDO = "Coarse IDO on all sources"  # ranked by IDO with few points and iterations on each; then IDO
 
+
+def with_df(name: str) -> str:
+    """Retrieved as `name` says and then deformed by DF."""
+    return f"{name}+DF"
+
+
+def with_ido(name: str) -> str:
+    """Retrieved as `name` says, and IDO at test time."""
+    return f"{name} + IDO"
+
+
+def has_ido(method: str) -> bool:
+    """Whether a row stands for IDO at test time."""
+    return method.endswith(with_ido("")) or method == COARSE_IDO
+
+
+R_DF, NEAREST_DF = with_df(R), with_df(NEAREST)
 TOP_1, RERANKED, ORACLE = "top-1", "reranked", "oracle"
 BEST_OF = (1, 2, 5, 10)
 RERANKED_OF = 10
 CURVE_LENGTH = 100
 
-#: Methods by the table they stand in, in the order of the paper; tables show what is missing as well.
-TOP_1_METHODS = (BOX, R, R_DF, UNIFORM, OURS)
-ORACLE_METHODS = (DF, UNIFORM, OURS)
-ORDER = (BOX, R, R_DF, DF, UNIFORM, f"{UNIFORM} (paper's letter)", PAPERS_LETTER, OURS)
+#: Methods of the paper, and `Box`, by the table they stand in; tables show those that are missing as well.
+TOP_1_METHODS = (BOX, R, R_DF, DAR, with_df(DAR), UNIFORM, OURS, OURS_IDO)
+ORACLE_METHODS = (DF, UNIFORM, OURS, OURS_IDO)
+_PLAIN = (
+    *(BOX, NEAREST, NEAREST_DF, R, R_DF, AE, with_df(AE), DAR, with_df(DAR), DF),
+    *(UNIFORM, UNIFORM + LETTER, PAPERS_LETTER, OURS, OURS_IDO, FIT_AWARE),
+)
+#: the order of all tables: the paper's, and IDO at test time behind it
+ORDER = (*_PLAIN, with_ido(NEAREST), COARSE_IDO, *(with_ido(name) for name in _PLAIN if name != NEAREST))
 
 
 class TrainedModelLike(Protocol):
@@ -48,8 +78,23 @@ class TrainedModelLike(Protocol):
         ...
 
     @property
+    def has_retrieval(self) -> bool:
+        """Whether it ranks the sources."""
+        ...
+
+    @property
+    def has_deformation(self) -> bool:
+        """Whether it deforms them."""
+        ...
+
+    @property
     def dataset_hash(self) -> str:
         """The dataset that it was trained on."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """A digest of its weights and codes."""
         ...
 
     @property
@@ -70,25 +115,39 @@ class TrainedModelLike(Protocol):
 class Measured:
     """What one method with one seed scored on each of the T targets of a table; NaN (or '') where it has no answer.
 
-    Chamfer distances unscaled: squared, mean over points, both directions added.
+    Chamfer distances unscaled: squared, mean over points, both directions added, to the whole target.
     """
 
     method: str
     seed: int | None  # None: nothing was trained
     fits: Mapping[str, np.ndarray]  # retrieval ("top-1", "best-of-5", "oracle", ...) -> [T] chamfer
+    protocol: str = FULL
     retrieved: np.ndarray | None = None  # [T] str, id of the source retrieved first
     best: np.ndarray | None = None  # [T] str, id of the source that fits best
     rank: np.ndarray | None = None  # [T] place of that source in the ranking, from 1
     least: np.ndarray | None = None  # [T] its chamfer
-    curve: np.ndarray | None = None  # [T, k] chamfer of the best of the first 1, 2, ... k retrieved
-    gap: np.ndarray | None = None  # [T] widest joint gap over all sources deformed to the target
-    at_floor: np.ndarray | None = None  # [T] mean share of half-extents at the least scale allowed
+    ordered: np.ndarray | None = None  # [T, L] chamfer of the first, second, ... retrieved; L = CURVE_LENGTH at most
+    gap: np.ndarray | None = None  # [T] widest joint gap over the sources deformed to the target
+    at_floor: np.ndarray | None = None  # [T] mean share of their half-extents at the least scale allowed
+
+    @property
+    def key(self) -> tuple[str, int | None, str]:
+        """What it is a result of."""
+        return self.method, self.seed, self.protocol
 
 
 def row_name(method: str, loss: str) -> str:
     """The name in the tables of a run's `train.method` and `retrieval.loss`."""
-    name = {"ours": OURS, "uniform": UNIFORM, "df": DF}[method]
-    return f"{name} (paper's letter)" if loss == "l1" and method != "df" else name
+    name = METHODS[method].title
+    return name + LETTER if loss == "l1" and name in (OURS, UNIFORM) else name
+
+
+def needed_method(row: str) -> str:
+    """The `train.method` of the run that a row of the tables lacks."""
+    if row in (NEAREST_DF, R_DF, with_df(AE)):
+        return "df" if row == NEAREST_DF else f"{'mds' if row == R_DF else 'ae'} (and one with df)"
+    title = row.removesuffix(with_ido("")).removesuffix(with_df(""))
+    return next((name for name, method in METHODS.items() if method.title == title), "ours")
 
 
 def place(method: str) -> tuple[int, str]:
@@ -101,51 +160,16 @@ def best_of_name(k: int) -> str:
     return f"best-of-{k}"
 
 
-def measure_ranked(
-    method: str, seed: int | None, source_ids: Sequence[str], distances: np.ndarray, fit: np.ndarray, *, oracle: bool
-) -> Measured:
-    """A method that ranks the sources by `distances` (T, S) and deforms them with chamfer `fit` (T, S).
+def chosen_fits(fit: np.ndarray, observed: np.ndarray) -> dict[str, np.ndarray]:
+    """The [T] chamfer of top-1, best of k and reranked, from those of the first L retrieved in order.
 
-    `reranked` orders the first 10 by their observed fit. The full cloud being observed, that is the best of 10 by
-    construction; the two part ways only where less is observed than is measured. `oracle`: give the oracle's row too.
+    Args: fit [T, L] to the whole target, which is reported; observed [T, L], the error that can be seen at test time,
+    by which `reranked` chooses among the first 10. Best of k chooses by what it reports: a bound, not a method.
     """
-    ids = np.asarray(source_ids, dtype=str)
-    order = metrics.retrieval_order(distances)
-    curve = metrics.best_of(fit, order)
-    num_sources = curve.shape[1]
-    fits = {TOP_1: curve[:, 0]}
-    fits |= {best_of_name(k): curve[:, k - 1] for k in BEST_OF if k <= num_sources}
-    fits[RERANKED] = curve[:, min(RERANKED_OF, num_sources) - 1]
-    if oracle:
-        fits[ORACLE] = curve[:, -1]
-    return Measured(
-        method,
-        seed,
-        fits,
-        retrieved=ids[order[:, 0]],
-        best=ids[fit.argmin(axis=1)],
-        rank=metrics.oracle_rank(fit, order).astype(float),
-        least=curve[:, -1],
-        curve=curve[:, :CURVE_LENGTH],
-    )
-
-
-def measure_nearest(source_ids: Sequence[str], undeformed: np.ndarray) -> Measured:
-    """`R`: the source that is nearest as it stands, of chamfer `undeformed` (T, S)."""
-    nearest = metrics.retrieval_order(undeformed)[:, 0]
-    fit = np.take_along_axis(undeformed, nearest[:, None], axis=1)[:, 0]
-    return Measured(R, None, {TOP_1: fit}, retrieved=np.asarray(source_ids, dtype=str)[nearest])
-
-
-def measure_box(source_ids: Sequence[str], nearest: np.ndarray, fit: np.ndarray) -> Measured:
-    """`Box`: chamfer `fit` (T,) of the sources `nearest` (T,) scaled to the targets' boxes."""
-    return Measured(BOX, None, {TOP_1: fit}, retrieved=np.asarray(source_ids, dtype=str)[nearest])
-
-
-def measure_oracle(method: str, seed: int | None, source_ids: Sequence[str], fit: np.ndarray) -> Measured:
-    """A deformation without a retrieval of its own (`DF`): the best of all sources by chamfer `fit` (T, S)."""
-    best = fit.argmin(axis=1)
-    return Measured(method, seed, {ORACLE: fit.min(axis=1)}, best=np.asarray(source_ids, dtype=str)[best])
+    best = np.minimum.accumulate(fit, axis=1)
+    fits = {TOP_1: fit[:, 0]} | {best_of_name(k): best[:, k - 1] for k in BEST_OF if k <= fit.shape[1]}
+    seen = observed[:, :RERANKED_OF].argmin(axis=1)[:, None]
+    return fits | {RERANKED: np.take_along_axis(fit, seen, axis=1)[:, 0]}
 
 
 def scale_to_box(points: Tensor, target: Tensor, *, least_extent: float = 1e-3) -> Tensor:
@@ -170,17 +194,17 @@ def spread(measured: Measured, where: np.ndarray, num_targets: int) -> Measured:
         return wide
 
     fits = {name: scatter(values) for name, values in measured.fits.items()}
-    arrays = {name: scatter(getattr(measured, name)) for name in _ARRAYS if getattr(measured, name) is not None}
+    arrays = {name: scatter(getattr(measured, name)) for name in ARRAYS if getattr(measured, name) is not None}
     return replace(measured, fits=fits, **arrays)
 
 
 def joined(first: Measured, second: Measured) -> Measured:
     """Two results of one method and seed on different targets (`spread`) as one."""
-    assert (first.method, first.seed) == (second.method, second.seed)
+    assert first.key == second.key
     fits = {**first.fits, **second.fits}
     for name in first.fits.keys() & second.fits.keys():
         fits[name] = _either(first.fits[name], second.fits[name])
-    pairs = {name: (getattr(first, name), getattr(second, name)) for name in _ARRAYS}  # one method: both or neither
+    pairs = {name: (getattr(first, name), getattr(second, name)) for name in ARRAYS}  # one method: both or neither
     return replace(first, fits=fits, **{name: _either(*pair) for name, pair in pairs.items() if pair[0] is not None})
 
 
@@ -188,11 +212,11 @@ def concatenated(parts: Sequence[Measured]) -> Measured:
     """Results of one method and seed on some targets and then others; copies, which keep no larger table alive."""
     first = parts[0]
     fits = {name: np.concatenate([part.fits[name] for part in parts]) for name in first.fits}
-    present = [name for name in _ARRAYS if getattr(first, name) is not None]
+    present = [name for name in ARRAYS if getattr(first, name) is not None]
     return replace(first, fits=fits, **{name: np.concatenate([getattr(p, name) for p in parts]) for name in present})
 
 
-_ARRAYS = ("retrieved", "best", "rank", "least", "curve", "gap", "at_floor")
+ARRAYS = ("retrieved", "best", "rank", "least", "ordered", "gap", "at_floor")
 
 
 def _either(first: np.ndarray, second: np.ndarray) -> np.ndarray:

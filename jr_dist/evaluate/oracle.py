@@ -1,7 +1,8 @@
-"""Every source deformed to every target: the table that top-1, best of k and oracle retrieval are all read off.
+"""Sources deformed to targets and measured: some of them (what retrieval offers), or the best of all (the oracle).
 
-Exact: all T x S pairs are deformed and measured. Memory is bounded by `max_pairs` pairs at a time; a source is read
-once, a target is encoded once for each block of sources.
+The oracle deforms and bounds all T x S pairs and finishes those that can be among the k best (geometry/
+least_chamfer.py), so its answer is that of the full scan. Sources are laid out once a call, a block at a time, and what
+was found in one block bounds the next: memory stays bounded however many sources there are.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ import torch
 from torch import Tensor
 
 from jr_dist.evaluate import metrics
-from jr_dist.evaluate.methods import TrainedModelLike, scale_to_box
+from jr_dist.evaluate.methods import TrainedModelLike
 from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.chamfer import chamfer, chamfer_matrix, spatial_order
+from jr_dist.geometry.chamfer import one_sided as half_chamfer
+from jr_dist.geometry.least_chamfer import Least, OrderedSources, least_chamfers, nothing_yet, ordered_sources
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.projection import BEND_MARGIN, MINIMUM_SCALE
 
 MAX_PAIRS = 512  # pairs at once: 80 kB each at 2048 points where all belong to one target
+ORACLE_SOURCES = 512  # of a block of the oracle, some 130 kB each at 2048 points
+ORACLE_PAIRS = 4096  # whose parameters the oracle holds, 0.4 kB each at 16 parts
 #: the share of itself that a half-extent stops at where nothing forces it further down
 FLOOR = BEND_MARGIN * MINIMUM_SCALE
 
@@ -29,109 +34,219 @@ Report = Callable[[int], None]  # told how many pairs were finished
 
 
 @dataclass(frozen=True)
-class PairFits:
-    """All pairs of T targets and S sources after deformation."""
+class Cases:
+    """T targets as they are seen, and the truth that errors are measured to, both in the observed frame."""
 
-    chamfer: np.ndarray  # [T, S] float64, squared, mean over points, both directions added
-    gap: np.ndarray  # [T, S] widest joint gap, canonical units
-    at_floor: np.ndarray  # [T, S] share of half-extents at the least scale allowed
+    observed: Tensor  # [T, M, 3]
+    truth: Tensor  # [T, N, 3]
+    scale: np.ndarray  # [T] float64: a length there times the scale is one in the truth's canonical frame
+
+
+@dataclass(frozen=True)
+class PairFits:
+    """K sources deformed to each of T targets, [T, K] float64 each."""
+
+    chamfer: np.ndarray  # to the truth, in its canonical frame: squared, mean over points, both directions added
+    observed: np.ndarray  # the error that is seen, in the observed frame
+    gap: np.ndarray  # widest joint gap, units of the observed frame
+    at_floor: np.ndarray  # share of half-extents at the least scale allowed
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The k sources that fit each of T targets best, best first; of sources that fit equally, the lower row."""
+
+    rows: np.ndarray  # [T, k] int64
+    chamfer: np.ndarray  # [T, k] float64, to the truth, in its canonical frame
+    gap: np.ndarray  # [T] widest joint gap over all sources
+    at_floor: np.ndarray  # [T] mean share of half-extents at the least scale allowed, over all sources
+    work: np.ndarray  # [T, NUM_COUNTS] int64, what it took (geometry/least_chamfer_kernels.py)
 
 
 def undeformed_chamfer(
-    store: Any, points: Tensor, *, device: str = "cpu", max_pairs: int = MAX_PAIRS, report: Report | None = None
+    store: Any,
+    points: Tensor,
+    *,
+    num_points: int | None = None,
+    one_sided: bool = False,
+    device: str = "cpu",
+    max_pairs: int = MAX_PAIRS,
+    report: Report | None = None,
 ) -> np.ndarray:
-    """(T, S) float64 chamfer of targets `points` (T, N, 3) to all sources as they stand, with N points each."""
+    """(T, S) float64 chamfer of clouds `points` (T, N, 3) to all sources as they stand.
+
+    `num_points` of a source are looked at, by default as many as a cloud has; `one_sided` looks from the clouds to the
+    sources alone.
+    """
     num_sources, result = len(store.ids), np.empty((len(points), len(store.ids)))
     for rows in blocks(num_sources, max_pairs):
-        sources = store.clouds(rows, points.shape[1]).to(device)
+        sources = store.clouds(rows, num_points or points.shape[1]).to(device)
         for targets in blocks(len(points), max(1, max_pairs // len(rows))):
-            part = chamfer_matrix(points[targets].to(device), sources)
+            part = chamfer_matrix(points[targets].to(device), sources, two_sided=not one_sided)
             result[np.ix_(targets, rows)] = part.cpu().numpy()
             if report:
                 report(part.numel())
     return result
 
 
-def box_chamfer(store: Any, points: Tensor, nearest: np.ndarray, *, device: str = "cpu") -> np.ndarray:
-    """(T,) chamfer of the sources `nearest` (T,) after `scale_to_box`: both boxes are those of the points seen."""
-    result = np.empty(len(points))
-    for targets in blocks(len(points), MAX_PAIRS):
-        sources = store.clouds(nearest[targets], points.shape[1]).to(device)
-        wanted = points[targets].to(device)
-        result[targets] = chamfer(scale_to_box(sources, wanted), wanted).cpu().numpy()
-    return result
+# ---- some sources ----------------------------------------------------------------------------------------------------
 
 
-def fit_all_pairs(
+def fits_of(
     model: TrainedModelLike,
     store: Any,
-    points: Tensor,
+    cases: Cases,
+    rows: np.ndarray,
     *,
+    one_sided: bool = False,
     device: str = "cpu",
-    max_pairs: int = MAX_PAIRS,
     report: Report | None = None,
 ) -> PairFits:
-    """All sources of `store` deformed to all targets `points` (T, N, 3) by `model`, measured with N points.
+    """The sources `rows` (T, K) deformed by `model` to what is seen of the targets, and measured to the truth.
+
+    `observed` is two-sided, or from the observation to the source alone. Raises FloatingPointError where the model's
+    parameters are not finite.
+    """
+    fits = PairFits(*(np.empty(rows.shape) for _ in range(4)))
+    for targets in blocks(len(rows), max(1, MAX_PAIRS // rows.shape[1])):
+        centre, half_extent = _parameters(model, store, cases.observed[targets], rows[targets])
+        for target, boxes in zip(targets, zip(centre, half_extent, strict=True), strict=True):
+            block = _source_block(store, rows[target], cases.truth.shape[1], device)
+            fits.gap[target], fits.at_floor[target] = block.soundness(*boxes)
+            whole, seen = _measured(block.geometry, cases, int(target), *boxes, one_sided)
+            fits.chamfer[target], fits.observed[target] = whole * cases.scale[target] ** 2, seen
+        if report:
+            report(rows[targets].size)
+    return fits
+
+
+@torch.no_grad()
+def _measured(
+    geometry: PartGeometry, cases: Cases, target: int, centre: Tensor, half_extent: Tensor, one_sided: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Chamfer to the truth, and the error that is seen, (K,) float64 each, of K deformed sources and one target."""
+    deformed = deform(geometry, centre, half_extent)
+    device = deformed.device
+    order = spatial_order(geometry.points) if device.type == "cpu" else None
+    same = torch.zeros(len(deformed), dtype=torch.int64, device=device)
+    truth, observed = (values[target : target + 1].to(device) for values in (cases.truth, cases.observed))
+    whole = chamfer(deformed, truth, y_index=same, x_order=order)
+    if one_sided:
+        seen = half_chamfer(observed.expand(len(deformed), -1, -1), deformed, y_order=order)
+    elif cases.observed is cases.truth:
+        seen = whole
+    else:
+        seen = chamfer(deformed, observed, y_index=same, x_order=order)
+    return whole.double().cpu().numpy(), seen.double().cpu().numpy()
+
+
+# ---- the best of all -------------------------------------------------------------------------------------------------
+
+
+def oracle(
+    model: TrainedModelLike,
+    store: Any,
+    cases: Cases,
+    order: np.ndarray,
+    *,
+    k: int = 1,
+    known: tuple[np.ndarray, np.ndarray] | None = None,
+    device: str = "cpu",
+    report: Report | None = None,
+) -> Oracle:
+    """The k best (all, where there are fewer) of the sources of `store`, deformed to what is seen, by fit to the truth.
+
+    Args:
+        order: (T, S) all sources of each target, the likely best first: it saves time and changes nothing.
+        known: rows and chamfers, (T, K) each, that `fits_of` gave already: those pairs are not measured again.
 
     Raises FloatingPointError where the model's parameters are not finite.
     """
-    num_targets, num_sources = len(points), len(store.ids)
-    fits = PairFits(*(np.empty((num_targets, num_sources)) for _ in range(3)))
-    for rows in blocks(num_sources, max_pairs):
-        block = _source_block(store, rows, points.shape[1], device)
-        for targets in blocks(num_targets, max(1, max_pairs // len(rows))):
-            chamfers, gaps, floors = _fit_block(model, store, block, points[targets].to(device))
-            here = np.ix_(targets, rows)
-            fits.chamfer[here], fits.gap[here], fits.at_floor[here] = chamfers, gaps, floors
+    num_targets, num_sources = order.shape
+    assert num_sources == len(store.ids), "an order of all sources"
+    k = min(k, num_sources)
+    rows, values = known or (np.empty((num_targets, 0), np.int64), np.empty((num_targets, 0)))
+    least = _known(rows, values, cases.scale, k)
+    gap, at_floor = np.zeros(num_targets), np.zeros(num_targets)
+    for sources in blocks(num_sources, ORACLE_SOURCES):
+        block = _source_block(store, sources, cases.truth.shape[1], device)
+        laid_out = ordered_sources(block.geometry, sources)
+        place = np.full(num_sources, -1)
+        place[sources] = np.arange(len(sources))
+        for targets in blocks(num_targets, max(1, ORACLE_PAIRS // len(sources))):
+            visits = place[order[targets]]
+            visits[(order[targets][:, :, None] == rows[targets][:, None]).any(2)] = -1
+            found = _least_block(model, store, cases, laid_out, targets, visits, least, block)
+            gap[targets] = np.maximum(gap[targets], found[0].max(1))
+            at_floor[targets] += found[1].sum(1) / num_sources
             if report:
-                report(chamfers.size)
-    return fits
+                report(len(targets) * len(sources))
+    return Oracle(least.rows, least.chamfer * cases.scale[:, None] ** 2, gap, at_floor, least.work)
+
+
+def _least_block(
+    model: TrainedModelLike,
+    store: Any,
+    cases: Cases,
+    sources: OrderedSources,
+    targets: np.ndarray,
+    visits: np.ndarray,
+    least: Least,
+    block: _Block,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bring the rows `targets` of `least` up to date; gap and share at the floor, (B, K) each."""
+    rows = np.tile(sources.rows, (len(targets), 1))
+    centre, half_extent = _parameters(model, store, cases.observed[targets], rows)
+    truth = cases.truth[targets].to(centre.device)
+    before = Least(*(values[targets] for values in (least.chamfer, least.rows, least.work)))
+    after = least_chamfers(sources, truth, centre, half_extent, visits, before)
+    least.chamfer[targets], least.rows[targets], least.work[targets] = after.chamfer, after.rows, after.work
+    found = [block.soundness(*boxes) for boxes in zip(centre, half_extent, strict=True)]
+    gaps, floors = (np.stack(values) for values in zip(*found, strict=True))
+    return gaps, floors
+
+
+def _known(rows: np.ndarray, values: np.ndarray, scale: np.ndarray, k: int) -> Least:
+    """The k best of the pairs known."""
+    least = nothing_yet(len(rows), k)
+    best = np.lexsort((rows, values), axis=1)[:, :k]
+    # float32 numbers that were multiplied in float64 come back exactly
+    found = (np.take_along_axis(values, best, axis=1) / scale[:, None] ** 2).astype(np.float32)
+    least.chamfer[:, : best.shape[1]], least.rows[:, : best.shape[1]] = found, np.take_along_axis(rows, best, axis=1)
+    return least
+
+
+# ---- both ------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _parameters(model: TrainedModelLike, store: Any, observed: Tensor, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Centre and half-extent, (T, K, P, 3) each. Raises FloatingPointError where one is not finite."""
+    centre, half_extent = model.deform(observed, torch.from_numpy(np.ascontiguousarray(rows)), store)
+    if not (torch.isfinite(centre).all() and torch.isfinite(half_extent).all()):
+        raise FloatingPointError("its deformation parameters are not finite")
+    return centre, half_extent
 
 
 @dataclass(frozen=True)
 class _Block:
-    rows: np.ndarray  # [K] the sources
+    """K sources."""
+
     geometry: PartGeometry
-    order: Tensor | None  # of their points, for the chamfer; None off the CPU
     joint_parts: np.ndarray  # [K, J, 2], -1 where padded
     joint_coordinates: np.ndarray  # [K, J, 2, 3]
 
+    def soundness(self, centre: Tensor, half_extent: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Widest joint gap and share of half-extents at their floor, (K,) each, in the boxes given, (K, P, 3) each."""
+        half = half_extent.cpu().numpy()
+        gap = metrics.joint_gap(centre.cpu().numpy(), half, self.joint_parts, self.joint_coordinates)
+        undeformed, mask = self.geometry.half_extent.cpu().numpy(), self.geometry.part_mask.cpu().numpy()
+        return gap, metrics.share_at_floor(half, undeformed, mask, FLOOR)
+
 
 def _source_block(store: Any, rows: np.ndarray, num_points: int, device: str) -> _Block:
-    joints = padded_joints([store.joints(int(row)) for row in rows])
     geometry = store.geometry(rows, device=device, num_points=num_points)
-    return _Block(rows, geometry, spatial_order(geometry.points) if device == "cpu" else None, *joints)
-
-
-@torch.no_grad()
-def _fit_block(
-    model: TrainedModelLike, store: Any, block: _Block, points: Tensor
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(chamfer, gap, at_floor), each (B, K), of B targets and the K sources of a block."""
-    num_targets, num_sources = len(points), len(block.rows)
-    rows = torch.from_numpy(block.rows).expand(num_targets, -1)
-    centre, half_extent = model.deform(points, rows, store)
-    if not (torch.isfinite(centre).all() and torch.isfinite(half_extent).all()):
-        raise FloatingPointError("its deformation parameters are not finite")
-    shape = (num_targets, num_sources)
-    source = np.tile(np.arange(num_sources), num_targets)  # target-major, as `flatten`
-    half = half_extent.flatten(0, 1).cpu().numpy()
-    gaps = metrics.joint_gap(
-        centre.flatten(0, 1).cpu().numpy(), half, block.joint_parts[source], block.joint_coordinates[source]
-    )
-    undeformed, mask = block.geometry.half_extent.cpu().numpy(), block.geometry.part_mask.cpu().numpy()
-    floors = metrics.share_at_floor(half, undeformed[source], mask[source], FLOOR)
-    return _chamfers(block, points, centre, half_extent), gaps.reshape(shape), floors.reshape(shape)
-
-
-def _chamfers(block: _Block, points: Tensor, centre: Tensor, half_extent: Tensor) -> np.ndarray:
-    """(B, K) chamfer of the deformed sources; a target at a time, so that the sources' points are not repeated."""
-    same = torch.zeros(len(block.rows), dtype=torch.int64, device=points.device)
-    values = [
-        chamfer(deform(block.geometry, c, s), target[None], y_index=same, x_order=block.order)
-        for target, c, s in zip(points, centre, half_extent, strict=True)
-    ]
-    return torch.stack(values).cpu().numpy()
+    return _Block(geometry, *padded_joints([store.joints(int(row)) for row in rows]))
 
 
 def padded_joints(joints: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,26 +13,40 @@ from jr_dist.evaluate import metrics
 from jr_dist.evaluate.intervals import Interval, mean_interval, paired_interval
 from jr_dist.evaluate.methods import (
     BOX,
+    COARSE_IDO,
+    DAR,
     DF,
+    FIT_AWARE,
+    NEAREST,
+    NEAREST_DF,
     ORACLE,
     ORACLE_METHODS,
     OURS,
+    OURS_IDO,
     PAPERS_LETTER,
     R_DF,
+    RERANKED,
     TOP_1,
     TOP_1_METHODS,
     UNIFORM,
     Measured,
     R,
+    needed_method,
     place,
+    with_df,
+    with_ido,
 )
 from jr_dist.evaluate.tables import ALL, Absent, Comparison, Curve, Ranking, Row, Sanity, Summary
 
-FULL = "full"
 SCALE = 100.0  # the paper prints chamfer x 10^-2
+_OTHERS = (UNIFORM, with_df(DAR), R_DF, NEAREST_DF, R, BOX, PAPERS_LETTER)
+_IDO_OTHERS = (with_ido(OURS), with_ido(NEAREST), COARSE_IDO)
 COMPARED = (
-    *((TOP_1, OURS, other) for other in (UNIFORM, R_DF, R, BOX, PAPERS_LETTER)),
+    *((TOP_1, OURS, other) for other in _OTHERS),
+    (TOP_1, OURS_IDO, OURS),
+    *((retrieval, with_ido(FIT_AWARE), other) for retrieval in (TOP_1, RERANKED) for other in _IDO_OTHERS),
     *((ORACLE, OURS, other) for other in (UNIFORM, DF, PAPERS_LETTER)),
+    (ORACLE, OURS_IDO, OURS),
 )
 
 
@@ -78,16 +93,16 @@ def result_rows(results: Sequence[Measured], targets: Targets, bootstrap: Bootst
                     continue
                 found = bootstrap.of(values[mask])
                 assert found.n == mask.sum(), "every target counts"
-                kind = {"method": result.method, "retrieval": retrieval, "protocol": FULL, "category": category}
-                rows.append(Row(**kind, **_numbers(found), seed=result.seed))
+                kind = {"method": result.method, "retrieval": retrieval, "protocol": result.protocol}
+                rows.append(Row(**kind, category=category, **_numbers(found), seed=result.seed))
     return tuple(rows)
 
 
 def summary_rows(results: Sequence[Measured], targets: Targets, bootstrap: Bootstrap) -> tuple[Summary, ...]:
     """One row a method, retrieval and category: the mean over its seeds for each target, then over targets."""
     rows = []
-    for method in _methods(results):
-        own = [result for result in results if result.method == method]
+    for method, protocol in _kinds(results):
+        own = [result for result in results if (result.method, result.protocol) == (method, protocol)]
         for retrieval in _retrievals(own):
             values = [result.fits[retrieval] for result in own if retrieval in result.fits]
             seeds = [result.seed for result in own if retrieval in result.fits]
@@ -100,22 +115,23 @@ def summary_rows(results: Sequence[Measured], targets: Targets, bootstrap: Boots
                 means = [SCALE * float(np.nanmean(v)) for _, v in whole]
                 between = float(np.std(means, ddof=1)) if len(means) > 1 else None
                 trained = tuple(sorted(s for s, _ in whole if s is not None))
-                kind = {"method": method, "retrieval": retrieval, "protocol": FULL, "category": category}
+                kind = {"method": method, "retrieval": retrieval, "protocol": protocol, "category": category}
                 rows.append(Summary(**kind, **_numbers(found), seeds=trained, between_seeds=between))
     return tuple(rows)
 
 
 def comparison_rows(results: Sequence[Measured], targets: Targets, bootstrap: Bootstrap) -> tuple[Comparison, ...]:
-    """Ours against each other method on the same targets: averaged over seeds first, then paired over targets."""
+    """Methods against one another on the same targets: averaged over seeds first, then paired over targets."""
     rows = []
-    for retrieval, method, against in COMPARED:
-        ours = _by_seed(results, method, retrieval)
-        theirs = _by_seed(results, against, retrieval)
+    protocols = dict.fromkeys(result.protocol for result in results)
+    for protocol, (retrieval, method, against) in product(protocols, COMPARED):
+        ours = _by_seed(results, method, retrieval, protocol)
+        theirs = _by_seed(results, against, retrieval, protocol)
         for category, mask in targets.groups():
             if (row := _comparison(ours, theirs, mask, bootstrap)) is None:
                 continue
             found, share_better, by_seed = row
-            kind = {"method": method, "against": against, "retrieval": retrieval, "protocol": FULL}
+            kind = {"method": method, "against": against, "retrieval": retrieval, "protocol": protocol}
             numbers = _numbers(found)
             rows.append(
                 Comparison(
@@ -155,7 +171,7 @@ def _comparison(
 def ranking_rows(
     results: Sequence[Measured], targets: Targets, num_sources: np.ndarray, bootstrap: Bootstrap
 ) -> tuple[Ranking, ...]:
-    """How each learned retrieval orders the sources; `num_sources` [T] is the size of each target's database."""
+    """How each retrieval orders the sources; `num_sources` [T] is the size of each target's database."""
     rows = []
     for result in _ordered(results):
         if result.rank is None or result.retrieved is None or result.least is None:
@@ -169,6 +185,7 @@ def ranking_rows(
             rows.append(
                 Ranking(
                     method=result.method,
+                    protocol=result.protocol,
                     category=category,
                     seed=result.seed,
                     num_sources=int(num_sources[mask].max()),
@@ -188,12 +205,12 @@ def sanity_rows(results: Sequence[Measured], targets: Targets) -> tuple[Sanity, 
     """Joint gaps and scales of each trained deformation."""
     rows = []
     for result in _ordered(results):
-        if result.gap is None or result.at_floor is None or result.method == R_DF:
+        if result.gap is None or result.at_floor is None:
             continue
         for category, mask in targets.groups():
             if not np.isnan(result.gap[mask]).any():
                 gap, floor = float(result.gap[mask].max()), float(result.at_floor[mask].mean())
-                rows.append(Sanity(result.method, category, result.seed, gap, floor))
+                rows.append(Sanity(result.method, result.protocol, category, result.seed, gap, floor))
     return tuple(rows)
 
 
@@ -201,9 +218,10 @@ def curves(results: Sequence[Measured]) -> tuple[Curve, ...]:
     """Chamfer of the best of the first k, for each method that ranks; over the targets it has an answer for."""
     found = []
     for result in _ordered(results):
-        if result.curve is not None:
-            answered = result.curve[~np.isnan(result.curve[:, 0])]
-            found.append(Curve(result.method, result.seed, tuple((SCALE * answered.mean(axis=0)).tolist())))
+        if result.ordered is not None:
+            answered = result.ordered[~np.isnan(result.ordered[:, 0])]
+            best = np.minimum.accumulate(answered, axis=1).mean(axis=0)
+            found.append(Curve(result.method, result.seed, result.protocol, tuple((SCALE * best).tolist())))
     return tuple(found)
 
 
@@ -215,11 +233,15 @@ def absent_rows(
     for retrieval, expected in ((TOP_1, TOP_1_METHODS), (ORACLE, ORACLE_METHODS)):
         explained = {gap.method for gap in gaps if gap.retrieval == retrieval}
         for method in sorted({*expected, *_methods(results)}, key=place):
-            own = [r.fits[retrieval] for r in results if r.method == method and retrieval in r.fits]
+            own = [
+                r.fits[retrieval]
+                for r in results
+                if (r.method, r.protocol) == (method, results[0].protocol) and retrieval in r.fits
+            ]
             if own:
                 gaps += _uncovered(method, retrieval, mean_present(own), targets)
             elif method in expected and method not in explained:
-                reason = f"no run with train.method {_needed(method)} was given"
+                reason = f"no run with train.method {needed_method(method)} was given"
                 gaps.append(Absent(method, retrieval, ALL, None, reason))
     return tuple(gaps)
 
@@ -244,10 +266,6 @@ def _numbers(found: Interval) -> dict[str, Any]:
     return {"chamfer_x100": found.mean, "low": found.low, "high": found.high, "n": found.n}
 
 
-def _needed(method: str) -> str:
-    return {OURS: "ours", UNIFORM: "uniform"}.get(method, "df")
-
-
 def _belongs(method: str) -> list[str]:
     return [name for name, known in ((TOP_1, TOP_1_METHODS), (ORACLE, ORACLE_METHODS)) if method in known] or [TOP_1]
 
@@ -260,9 +278,14 @@ def _methods(results: Iterable[Measured]) -> list[str]:
     return list(dict.fromkeys(result.method for result in _ordered(results)))
 
 
+def _kinds(results: Iterable[Measured]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((result.method, result.protocol) for result in _ordered(results)))
+
+
 def _retrievals(results: Iterable[Measured]) -> list[str]:
     return list(dict.fromkeys(name for result in results for name in result.fits))
 
 
-def _by_seed(results: Iterable[Measured], method: str, retrieval: str) -> dict[int | None, np.ndarray]:
-    return {r.seed: r.fits[retrieval] for r in results if r.method == method and retrieval in r.fits}
+def _by_seed(results: Iterable[Measured], method: str, retrieval: str, protocol: str) -> dict[int | None, np.ndarray]:
+    own = [r for r in results if (r.method, r.protocol) == (method, protocol)]
+    return {r.seed: r.fits[retrieval] for r in own if retrieval in r.fits}

@@ -12,11 +12,27 @@ from torch import Tensor
 
 from jr_dist.config import flatten, load_config
 from jr_dist.errors import InputError
-from jr_dist.evaluate.methods import DF, PAPERS_LETTER, R_DF, TrainedModelLike, row_name
+from jr_dist.evaluate.methods import (
+    AE,
+    DAR,
+    DF,
+    FIT_AWARE,
+    NEAREST_DF,
+    PAPERS_LETTER,
+    R,
+    TrainedModelLike,
+    row_name,
+    with_df,
+)
 
 # What may differ between runs of one table without a word: it changes what a run is, or how fast it goes.
-_MAY_DIFFER = ("train.method", "train.seed", "train.num_workers", "train.device", "data.path", "data.categories")
-_MAY_DIFFER_SECTIONS = ("run", "cluster", "evaluate", "compare", "bank")
+_MAY_DIFFER = (
+    *("train.method", "train.teacher", "train.seed", "train.num_workers", "train.device"),
+    *("data.path", "data.categories"),
+)
+_MAY_DIFFER_SECTIONS = ("run", "cluster", "evaluate", "compare", "bank", "labels", "ido")
+
+Load = Callable[[str], TrainedModelLike]
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,18 @@ class Scope:
 
 
 @dataclass(frozen=True)
+class Entrant:
+    """Who fills rows of a table: a run, perhaps with the deformation of another, or (no path) what needs no run."""
+
+    name: str | None
+    path: str | None
+    seed: int | None
+    deformer: str | None = None  # the DF run that deforms what this one retrieves, where it can't itself
+    fills_oracle: bool = False  # its deformation is trained with it
+    identity: tuple[Any, ...] = ()  # what its results depend on
+
+
+@dataclass(frozen=True)
 class Ground:
     """The targets and sources that one group of runs is measured on."""
 
@@ -55,6 +83,25 @@ class Ground:
     store: Any  # SourceStore of the scope's categories
     where: np.ndarray  # [T] positions of its targets among all targets of the table
     points: Tensor  # [T, N, 3]
+    target_ids: tuple[str, ...]  # [T]
+    entrants: tuple[Entrant, ...]
+
+
+def entrants(runs: Sequence[LoadedRun]) -> tuple[Entrant, ...]:
+    """What needs no run, and every run; one that retrieves without deforming is given the DF run of its seed.
+
+    Where there is none of its seed, that of the least seed.
+    """
+    deformers = {run.seed: run for run in sorted(runs, key=lambda run: -run.seed) if run.name == DF}
+    found = [Entrant(None, None, None)]
+    for run in runs:
+        deformer = None
+        if not run.model.has_deformation and deformers:
+            deformer = deformers.get(run.seed, deformers[min(deformers)])
+        identity = [run.model.identity, None if deformer is None else deformer.model.identity]
+        own = run.model.has_deformation and run.name not in (DAR, FIT_AWARE)
+        found.append(Entrant(run.name, run.path, run.seed, deformer.path if deformer else None, own, tuple(identity)))
+    return tuple(found)
 
 
 def load_runs(
@@ -89,8 +136,10 @@ def failure_of(path: str | Path, reason: str) -> Failure:
 
 
 def fills(name: str) -> tuple[str, ...]:
-    """The methods that a run of this name fills rows of: DF is used by R+DF as well."""
-    return (R_DF, DF) if name == DF else (name,)
+    """The methods without IDO at test time that a run of this name fills rows of."""
+    if name == DF:
+        return (NEAREST_DF, DF)
+    return (name, with_df(name)) if name in (R, AE, DAR) else (name,)
 
 
 def _loaded(path: str, model: TrainedModelLike) -> LoadedRun:

@@ -22,7 +22,7 @@ class Row:
 
     method: str
     retrieval: str  # top-1 | best-of-K | reranked | oracle
-    protocol: str  # full: the whole target is observed
+    protocol: str  # what is observed of a target: full, partial-50, ...
     category: str
     chamfer_x100: float
     low: float | None
@@ -68,9 +68,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Ranking:
-    """How well a learned retrieval orders the sources, against the oracle of the same deformation."""
+    """How well a retrieval orders the sources, against the oracle of the deformation behind it."""
 
     method: str
+    protocol: str
     category: str
     seed: int | None
     n: int
@@ -87,9 +88,10 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Sanity:
-    """Whether the deformations are sound, over all pairs of a source and a target."""
+    """Whether the deformations are sound: a network's over all pairs, IDO's over the pairs that it was run on."""
 
     method: str
+    protocol: str
     category: str
     seed: int | None
     max_joint_gap: float  # canonical units
@@ -102,6 +104,18 @@ class Curve:
 
     method: str
     seed: int | None
+    protocol: str
+    chamfer_x100: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class SizeCurve:
+    """Expected top-1 chamfer where the database is a random subset of so many of its sources; over all targets."""
+
+    method: str
+    seed: int | None
+    protocol: str
+    sizes: tuple[int, ...]
     chamfer_x100: tuple[float, ...]
 
 
@@ -118,7 +132,7 @@ class Database:
 
 @dataclass(frozen=True)
 class Absent:
-    """A row that the table should have and has not."""
+    """A row that the table should have and has not, under any protocol."""
 
     method: str
     retrieval: str
@@ -135,6 +149,7 @@ class RunInfo:
     method: str
     seed: int
     categories: tuple[str, ...]
+    minutes: float | None  # that its training took; None where it did not say
     settings: Mapping[str, Any]  # {"section.key": value}
 
 
@@ -150,12 +165,14 @@ class Tables:
     chamfer: str
     bootstrap: Mapping[str, Any]
     categories: tuple[str, ...]
+    protocols: tuple[str, ...]
     rows: tuple[Row, ...]
     summary: tuple[Summary, ...]
     comparisons: tuple[Comparison, ...]
     rankings: tuple[Ranking, ...]
     sanity: tuple[Sanity, ...]
     curves: tuple[Curve, ...]
+    sizes: tuple[SizeCurve, ...]
     databases: tuple[Database, ...]
     absent: tuple[Absent, ...]
     runs: tuple[RunInfo, ...]
@@ -169,6 +186,7 @@ _RECORDS = {
     "rankings": Ranking,
     "sanity": Sanity,
     "curves": Curve,
+    "sizes": SizeCurve,
     "databases": Database,
     "absent": Absent,
     "runs": RunInfo,

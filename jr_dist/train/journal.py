@@ -15,6 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 from jr_dist.train.run_directory import METRICS
 
 SECONDS_BETWEEN_LINES = 5.0
+#: since this start of the run, in the lines of validations
+SECONDS = "seconds"
 
 
 class Journal:
@@ -26,6 +28,7 @@ class Journal:
         self._num_steps, self._first_step, self._title = num_steps, first_step, title
         self._started = self._last_line = 0.0  # of the first step: what starting took says nothing of the rest
         self._nearest: deque[int] = deque(maxlen=512)
+        self._opened = time.monotonic()
 
     def step(self, step: int, logged: Mapping[str, Any], *, rate: float, every: int) -> None:
         """Note a step; it is written every `every` steps and printed every few seconds."""
@@ -46,7 +49,7 @@ class Journal:
 
     def validation(self, step: int, values: Mapping[str, Any]) -> None:
         """Note a validation."""
-        self._write("val", step, values)
+        self._write("val", step, {**values, SECONDS: round(time.monotonic() - self._opened, 1)})
         shown = " ".join(f"{name} {_short(value)}" for name, value in values.items())
         print(f"{self._title} step {step + 1}/{self._num_steps} validation {shown}", flush=True)
 
@@ -56,7 +59,9 @@ class Journal:
         shown = (
             "fit",
             "loss_deformation",
+            "loss_supervision",
             "loss_embedding",
+            "loss_reconstruction",
             "effective_candidates",
             "effective_fit",
             "distinct_recent",
@@ -85,3 +90,21 @@ class Journal:
 
 def _short(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def training_minutes(run: Path) -> float | None:
+    """What the steps and validations of a run took, by its own metrics; of several starts, up to each one's last
+    validation that was kept. None where it logged none."""
+    path = run / METRICS
+    total = last = 0.0
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # the line being written when the process was killed
+        if not isinstance(entry, dict) or SECONDS not in entry:
+            continue
+        if entry[SECONDS] < last:  # another start
+            total += last
+        last = entry[SECONDS]
+    return (total + last) / 60 or None

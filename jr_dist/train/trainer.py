@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -103,7 +103,38 @@ def train_side_by_side(configs: Sequence[Config]) -> list[TrainResult]:
         return ray.get([driver.remote(config, len(configs)) for config in configs])
 
 
+def train_each(configs: Sequence[Config], *, at_once: int = 1) -> Iterator[tuple[int, Exception | None]]:
+    """Train several runs, `at_once` of them at a time; yields each one's place in `configs` as it ends, and its error.
+
+    An error of one leaves the others alone. More than one at a time share a Ray session, also where train.num_workers
+    is 0; a single one is trained in this process as `train` does.
+    """
+    if at_once == 1 or len(configs) == 1:
+        for place, config in enumerate(configs):
+            yield place, _outcome(lambda config=config: train(config))
+    elif configs:
+        with connect(configs[0].cluster):
+            driver = ray.remote(num_cpus=0, max_retries=0)(_train_beside)
+            waiting, running = list(range(len(configs))), {}
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    place = waiting.pop(0)
+                    running[driver.remote(configs[place], at_once)] = place
+                [ended], _ = ray.wait(list(running), num_returns=1)
+                yield running.pop(ended), _outcome(lambda ended=ended: ray.get(ended))
+
+
+def _outcome(work: Callable[[], Any]) -> Exception | None:
+    try:
+        work()
+    except (InputError, FloatingPointError, RuntimeError, TrainingFailedError, RayError) as error:
+        return error
+    return None
+
+
 def _train_beside(config: Config, side_by_side: int) -> TrainResult:
+    if config.train.num_workers == 0:
+        torch.set_num_threads(threads_of_a_worker(ray.cluster_resources().get("CPU", 1), 1, side_by_side))
     return train(config, side_by_side=side_by_side)
 
 
@@ -302,6 +333,7 @@ def _step_plan(dataset: Dataset, config: Config, group: Group) -> StepPlan:
         seed=config.train.seed,
         rank=group.rank,
         world_size=group.world_size,
+        observed=config.data.observed,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jr_dist.verbs.verb import Verb
 
 if TYPE_CHECKING:
-    from jr_dist.config import EvaluateConfig
+    from jr_dist.config import Config
 
 
 def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
@@ -28,22 +28,46 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
         help="points of a shape in the chamfer [the first run's evaluate.num_points]",
     )
     parser.add_argument("--data", metavar="DATASET", type=Path, help="the dataset, where it has moved since training")
+    parser.add_argument(
+        "--protocols",
+        metavar="NAME,...",
+        help="what is observed of a target: full, partial-25, -50, -75, view-25, -50, -75, noise-1, noise-3, up, yaw "
+        "[the first run's evaluate.protocols]",
+    )
+    parser.add_argument(
+        "--ido", action=BooleanOptionalAction, default=None, help="rows with IDO too [the first run's evaluate.ido]"
+    )
+    parser.add_argument(
+        "--num-workers",
+        metavar="N",
+        type=whole_number(0),
+        help="actors of Ray that measure; 0 = this process [the first run's evaluate.num_workers]",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute [cpu]")
     parser.add_argument("--seed", metavar="N", type=whole_number(0), default=0, help="seed of the intervals [0]")
 
 
 def _run(arguments: Namespace) -> None:
-    settings = _evaluation_settings(arguments.runs[0])
+    from jr_dist.config import EvaluateConfig
+
+    config = _settings(arguments.runs[0])
+    settings = EvaluateConfig() if config is None else config.evaluate
     split = arguments.split or settings.split
     num_points = arguments.num_points or settings.num_points
+    protocols = arguments.protocols.split(",") if arguments.protocols else settings.protocols
+    num_workers = settings.num_workers if arguments.num_workers is None else arguments.num_workers
+    num_gpus = settings.num_gpus if num_workers else 0.0
     from jr_dist.evaluate.markdown import to_markdown
     from jr_dist.evaluate.protocol import check_output, evaluate
+    from jr_dist.geometry.observation import check_protocols
     from jr_dist.train.trained import load_run
 
     if arguments.dry_run:
         check_output(arguments.out)
+        check_protocols(protocols)
         runs = [load_run(path) for path in arguments.runs]
-        print(f"would measure {len(runs)} runs on split {split} at {num_points} points a shape:")
+        shown = ", ".join(protocols)
+        print(f"would measure {len(runs)} runs on split {split} at {num_points} points a shape, {shown}:")
         print("\n".join(f"  {path}: {run.method}" for path, run in zip(arguments.runs, runs, strict=True)))
         print(f"would write tables.json, tables.md, tables.csv and report.html to {arguments.out}")
         return
@@ -52,7 +76,13 @@ def _run(arguments: Namespace) -> None:
         split=split,
         num_points=num_points,
         out=arguments.out,
+        protocols=protocols,
+        ido=settings.ido if arguments.ido is None else arguments.ido,
+        num_workers=num_workers,
+        num_gpus=num_gpus,
         device=arguments.device,
+        ido_settings=None if config is None else config.ido,
+        cluster=None if config is None else config.cluster,
         seed=arguments.seed,
         data=arguments.data,
     )
@@ -60,11 +90,11 @@ def _run(arguments: Namespace) -> None:
     print(f"report: {arguments.out / 'report.html'}")
 
 
-def _evaluation_settings(run: Path) -> EvaluateConfig:
-    from jr_dist.config import EvaluateConfig, load_config
+def _settings(run: Path) -> Config | None:
+    from jr_dist.config import load_config
 
     path = run / "config.yaml"
-    return load_config(path).evaluate if path.is_file() else EvaluateConfig()
+    return load_config(path) if path.is_file() else None
 
 
 EVALUATE = Verb(

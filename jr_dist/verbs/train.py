@@ -14,12 +14,7 @@ if TYPE_CHECKING:
 
 
 def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
-    from jr_dist.cli_arguments import add_settings
-    from jr_dist.config import known_settings, sections
-    from jr_dist.config_file import read_tree
-
     parser.usage = "%(prog)s [CONFIG.yaml] [--section.key VALUE ...] [--resume auto|never|PATH] [--dry-run]"
-    parser.add_argument("config", metavar="CONFIG.yaml", type=Path, nargs="?", help="settings; flags beat the file")
     parser.add_argument(
         "--resume",
         metavar="auto|never|PATH",
@@ -27,6 +22,16 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
         default=SUPPRESS,
         help="the same as --run.resume",
     )
+    add_config(parser, words)
+
+
+def add_config(parser: ArgumentParser, words: Sequence[str]) -> None:
+    """The settings file and a flag for every setting."""
+    from jr_dist.cli_arguments import add_settings
+    from jr_dist.config import known_settings, sections
+    from jr_dist.config_file import read_tree
+
+    parser.add_argument("config", metavar="CONFIG.yaml", type=Path, nargs="?", help="settings; flags beat the file")
     # The help shows the values of the file, when the file is among the words.
     files = [word for word in words if word.endswith((".yaml", ".yml")) and Path(word).is_file()]
     tree = read_tree(Path(files[0]), known_settings()) if files and {"-h", "--help"} & set(words) else {}
@@ -74,8 +79,11 @@ def load_settings(arguments: Namespace) -> Config:
 TRAIN = Verb(
     "train",
     "train retrieval and deformation together on a dataset",
-    "Train one method on a dataset: `ours` (retrieval and deformation jointly), `uniform` (candidates drawn "
-    "uniformly) or `df` (deformation alone). A run that was interrupted goes on where it stopped.\n\n"
+    "Train one method on a dataset, by --train.method: `ours` (retrieval and deformation jointly), `ours_ido` (the "
+    "same, taught by inner deformation optimisation), `uniform` (candidates drawn uniformly), `df` (deformation "
+    "alone), `dar` (deformation-aware retrieval for the df run that --train.teacher names), `mds` and `ae` (retrieval "
+    "alone, by the undeformed shapes), `fit_aware` (retrieval trained on the fit after IDO, for an ours run). A run "
+    "that was interrupted goes on where it stopped.\n\n"
     "Settings come from CONFIG.yaml; a flag --section.key VALUE beats the file, in any order. The value in "
     "force stands in brackets.",
     _arguments,
