@@ -141,6 +141,14 @@ def test_matrix_equals_a_loop(backend):
         assert torch.equal(chamfer_matrix(y, x, backend=backend), loop.T)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_sided_matrix_equals_a_loop(backend):
+    x, y = clouds(5, 60, 0), clouds(19, 45, 1)
+    for a, b in ((x, y), (y, x)):
+        loop = torch.stack([torch.stack([one_sided(p[None], q[None], backend=backend)[0] for q in b]) for p in a])
+        assert torch.equal(chamfer_matrix(a, b, two_sided=False, backend=backend), loop)
+
+
 @pytest.mark.parametrize("shape", [(2, 5), (5, 2)])
 def test_matrix_names_the_cloud_that_is_bad(shape):
     for which in (0, 1):

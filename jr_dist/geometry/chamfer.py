@@ -80,18 +80,23 @@ def nearest_neighbours(
 
 
 def chamfer_matrix(
-    x: Float[Tensor, "A N 3"], y: Float[Tensor, "B N2 3"], *, backend: Backend = "auto"
+    x: Float[Tensor, "A N 3"], y: Float[Tensor, "B N2 3"], *, two_sided: bool = True, backend: Backend = "auto"
 ) -> Float[Tensor, "A B"]:
-    """Chamfer of each cloud of x with each of y; no gradient. Errors as for `chamfer`."""
+    """Chamfer (or the half that looks from x to y) of each cloud of x with each of y; no gradient.
+
+    Errors as for `chamfer`.
+    """
     x, y = x.detach(), y.detach()
     _refuse_empty(x, y)
     if choose_backend(backend, x, y) == "numba":
-        value = nearest.matrix(as_array(x), as_array(y), num_threads=torch.get_num_threads())
+        sides = (True, two_sided)
+        value = nearest.matrix(as_array(x), as_array(y), num_threads=torch.get_num_threads(), sides=sides)
         return torch.from_numpy(value)
     columns = torch.arange(len(y), device=x.device)
     value = x.new_empty((len(x), len(y)))
     for row in range(len(x)):
-        value[row] = chamfer(x[row].expand(len(y), -1, -1), y, y_index=columns, backend="torch")
+        clouds = x[row].expand(len(y), -1, -1)
+        value[row] = _evaluate(clouds, y, columns, None, None, "torch", two_sided=two_sided)
     return value
 
 

@@ -31,7 +31,7 @@ from jr_dist.geometry.simd import (
 )
 
 #: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "e239a30f3aefb848"
+HELPERS = "dbfe02d5c92e475f"
 
 #: packets of exact comparison, and of bounds, between two looks at the sum
 _STRIDE, _BOUND_STRIDE = 4, 16

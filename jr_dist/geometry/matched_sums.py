@@ -20,7 +20,7 @@ from jr_dist.geometry.nearest import search
 from jr_dist.geometry.simd import compiled
 
 #: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "c33b8a6aed346f48"
+HELPERS = "3b524bf9d54b5ce7"
 
 
 def matched_sums(

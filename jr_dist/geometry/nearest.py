@@ -247,7 +247,7 @@ def _neighbours_block(pairs, x, y, rows, x_orders, y_orders, distances, indices)
 
 
 @compiled
-def _matrix_block(x, y, value, start, stop, first, last):
+def _matrix_block(x, y, value, sides, start, stop, first, last):
     """Rows first:last, columns start:stop: the trees of those y are built once, each x's once."""
     here = new_cloud(x.shape[1])
     none = np.empty((0, 0), np.int32)
@@ -260,9 +260,13 @@ def _matrix_block(x, y, value, start, stop, first, last):
             return row + 1
         for column in range(start, stop):
             there = tile[column - start]
-            search(here, there)
-            search(there, here)
-            value[row, column] = mean_distance(here) + mean_distance(there)
+            value[row, column] = 0
+            if sides[0]:
+                search(here, there)
+                value[row, column] += mean_distance(here)
+            if sides[1]:
+                search(there, here)
+                value[row, column] += mean_distance(there)
     return 0
 
 
@@ -317,14 +321,17 @@ def neighbours(x, y, rows, *, num_threads):
     return distances, indices
 
 
-def matrix(x, y, *, num_threads, names=("x", "y")):
-    """Chamfer [A, B] float32 of each cloud of x with each of y; `names` are theirs in messages."""
+def matrix(x, y, *, num_threads, sides=(True, True), names=("x", "y")):
+    """Chamfer [A, B] float32 of each cloud of x with each of y; `names` are theirs in messages.
+
+    `sides`: whether the half that looks from x to y counts, and the one from y to x.
+    """
     if len(x) < len(y):  # rows are what threads share
-        return matrix(y, x, num_threads=num_threads, names=names[::-1]).T.copy()
+        return matrix(y, x, num_threads=num_threads, sides=sides[::-1], names=names[::-1]).T.copy()
     value = np.empty((len(x), len(y)), np.float64)
     for start in range(0, len(y), MATRIX_TILE):
         stop = min(start + MATRIX_TILE, len(y))
-        _in_blocks(partial(_matrix_block, x, y, value, start, stop), len(x), num_threads, names)
+        _in_blocks(partial(_matrix_block, x, y, value, sides, start, stop), len(x), num_threads, names)
     return value.astype(np.float32)
 
 
