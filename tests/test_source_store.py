@@ -191,11 +191,26 @@ def test_category_with_targets_alone(tmp_path):
         SourceStore.open(open_dataset(tmp_path / "d"), ["table"])
 
 
-def test_the_store_travels_to_other_processes(dataset):
-    store = SourceStore.open(dataset)
-    other = pickle.loads(pickle.dumps(store))  # noqa: S301 (ours, and the way Ray sends it)
-    assert torch.equal(other.geometry([3]).points, store.geometry([3]).points)
+def test_the_store_travels_to_other_processes(opened):
+    """As Ray sends it: what arrays hold travels beside the pickle, and can't be written to where it arrives."""
+    store = opened()
+    store.geometry(range(9))
+    store.record(3)  # what it keeps of these stays at home
+    buffers = []
+    content = pickle.dumps(store, protocol=5, buffer_callback=buffers.append)
+    sent = [bytes(buffer.raw()) for buffer in buffers]
+    in_memory = not isinstance(store.points, np.memmap)
+    sizes = sorted(map(len, sent), reverse=True)
+    assert (sizes[0] == store.points.nbytes and sizes[1] == store.part_index.nbytes) == in_memory
+    assert len(content) + sum(sizes) < 20_000 + in_memory * (store.points.nbytes + store.part_index.nbytes)
+    other = pickle.loads(content, buffers=sent)  # noqa: S301 (ours)
+    assert not other.points.flags.writeable
+    assert type(other.points) is type(store.points)
+    for rows in (np.array([3, 0, 3]), np.arange(9)):
+        found, expected = other.geometry(rows), store.geometry(rows)
+        assert all(torch.equal(getattr(found, name), getattr(expected, name)) for name in vars(expected))
     assert other.record(3).id == store.record(3).id
+    assert (other.ids, other.categories) == (store.ids, store.categories)
 
 
 def test_mapped_columns_are_files_that_are_made_once(dataset, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from jr_dist.data.recent_slots import RecentSlots
@@ -26,6 +28,10 @@ class RecentProjections:
         shape = (3, 2 * self._max_parts, 2 * self._max_parts)
         self._slots = RecentSlots(len(num_parts), MAX_BYTES // (4 * int(np.prod(shape))))
         self._kept = np.zeros((self._slots.num_slots, *shape), np.float32)  # pages that are not filled cost nothing
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process go the joints; it keeps what it is asked for itself."""
+        return RecentProjections, (self._num_parts, self._offsets, *self._joints)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """[M, 3, 2P, 2P] float32 of the sources `rows` [M]: the caller's own."""

@@ -28,6 +28,7 @@ from jr_dist.data.table_reader import Dataset, read_group, read_groups
 from jr_dist.geometry.part_geometry import PartGeometry
 
 _RAGGED = ("centre", "half_extent", "joint_parts", "joint_coordinates")
+_POINT_COLUMNS = ("points", "part_index")
 _POINT_BYTES = 14  # three float32 and the part
 IN_MEMORY_BYTES = 4 << 30  # of points; more of them are not read but mapped from a file
 _RECENT_GROUPS = 4  # `record` is asked for rows in order, or for a few of them again and again
@@ -69,6 +70,15 @@ class SourceStore:
         and damaged files.
         """
         return _open(dataset, categories, num_points)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process maps the points where this one does, on another machine from a file of its own.
+        mapped = dict.fromkeys(_POINT_COLUMNS) if isinstance(self.points, np.memmap) else {}
+        return {**vars(self), **mapped, "_recent": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        missing = [name for name in _POINT_COLUMNS if state[name] is None]
+        vars(self).update(state | {name: mapped_column(state["dataset"], "sources", name) for name in missing})
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -214,7 +224,7 @@ def _read_table(dataset: Dataset, categories: Sequence[str], size: tuple[int, in
     """Read the sources; of their points `size` = (sources, points), or none of them."""
     num_sources, count = size or (0, 0)
     table = _Table(np.empty((num_sources, count, 3), np.float32), np.empty((num_sources, count), np.int16))
-    columns = ("id", "category", *_RAGGED, *(() if size is None else ("points", "part_index")))
+    columns = ("id", "category", *_RAGGED, *(() if size is None else _POINT_COLUMNS))
     pieces = {name: [] for name in _RAGGED}
     numbers, places, first = [], [], 0
     for entry, group, batch in read_groups(dataset, "sources", columns):
