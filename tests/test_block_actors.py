@@ -18,7 +18,10 @@ from test_blocks import bytes_in
 
 from jr_dist.blocks import Job, read_result, run_jobs
 from jr_dist.config import ClusterConfig
+from jr_dist.data.dataset import open_dataset
+from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
+from jr_dist.train.trained import load_run
 
 JOBS = [Job(f"block-{i}", {"number": i}, weight=i + 1) for i in range(6)]
 NAMES = [job.name for job in JOBS]
@@ -173,6 +176,36 @@ def test_an_error_in_making_the_work_comes_back_as_it_is(ray_cluster, tmp_path):
 def test_gpus_that_no_machine_has_are_refused(ray_cluster, tmp_path, num_gpus, message):
     with pytest.raises(InputError, match=message):
         run_jobs(marking_work(tmp_path), ARGUMENTS, JOBS, tmp_path, advance=print, num_workers=1, num_gpus=num_gpus)
+
+
+def test_a_model_and_its_database_are_shared_by_all_actors(ray_cluster, tmp_path, tiny_run, tiny_dataset):
+    def make_work(model, store, points):
+        def work(task):
+            import torch
+
+            rows = torch.tensor(task["rows"])
+            centre, half_extent = model.deform(points, rows, store)
+            geometry = store.geometry(rows.reshape(-1))
+            return {
+                "distances": model.retrieval_distances(points).numpy(),
+                "centre": centre.numpy(),
+                "half_extent": half_extent.numpy(),
+                "projection": geometry.projection.numpy(),
+                "canonical": geometry.canonical.numpy(),
+                "writable": np.array(store.points.flags.writeable),
+            }
+
+        return work
+
+    store = SourceStore.open(open_dataset(tiny_dataset))
+    points = torch.randn((4, 256, 3), generator=torch.Generator().manual_seed(0))
+    arguments = (load_run(tiny_run), store, points)
+    job = Job("block", {"rows": [[0, 5], [11, 5], [3, 3], [7, 1]]}, weight=1)
+    for folder, num_workers in ((tmp_path / "here", 0), (tmp_path / "there", 1)):
+        run_jobs(make_work, arguments, [job], folder, advance=lambda weight: None, num_workers=num_workers)
+    here, there = read_result(tmp_path / "here", job), read_result(tmp_path / "there", job)
+    assert here.pop("writable") and not there.pop("writable"), "there it lies in shared memory"
+    assert [name for name in here | there if not np.array_equal(here[name], there[name])] == []
 
 
 @pytest.mark.slow
