@@ -89,10 +89,11 @@ class _Team:
         self._running: dict[Any, tuple[Any, Job | None]] = {}  # answer awaited -> who gives it, and to what
 
     def run(self, jobs: Sequence[Job], keep: Callable[[Job, Mapping[str, np.ndarray]], None], num_actors: int) -> None:
-        waiting, attempts, failed_starts = deque(jobs), Counter[str](), 0
+        waiting, num_left = deque(jobs), len(jobs)
+        attempts, failed_starts = Counter[str](), 0
         for _ in range(num_actors):
             self._start()
-        while self._running:
+        while num_left:  # an actor that has found no room by then is not waited for
             answer = self._next_answer()
             actor, job = self._running.pop(answer)
             try:
@@ -120,6 +121,7 @@ class _Team:
                 failed_starts = 0
             else:
                 keep(job, result)
+                num_left -= 1
 
     def end(self) -> None:
         """End all processes."""
