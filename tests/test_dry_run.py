@@ -174,7 +174,9 @@ def test_geometry_is_that_of_the_store_in_memory_or_mapped(tiny_dataset, monkeyp
 def test_every_figure_that_is_not_zero_is_printed(tiny_dataset):
     config = config_of(tiny_dataset, train__num_workers=2, train__batch_size=4, bank__num_shards=3, bank__block_size=4)
     plan = plan_training(config)
-    assert all(getattr(plan, field.name) for field in fields(plan) if field.name != "geometry_mapped")
+    assert all(
+        getattr(plan, field.name) for field in fields(plan) if field.name not in ("geometry_mapped", "label_pairs")
+    )
     for line in ("workers           2", "3 shard(s) in actors", "2.5 of the cluster", "dense gradients"):
         assert line in str(plan)
 
@@ -183,6 +185,15 @@ def test_methods_without_deformation_pull_no_codes(tiny_dataset):
     for method in ("mds", "ae"):
         plan = plan_training(config_of(tiny_dataset, train__method=method))
         assert plan.rows_a_step == plan.code_bytes == plan.proposal_bytes == 0
+
+
+def test_labels_are_counted_once_and_the_sources_that_a_step_compares(tiny_dataset):
+    given = {"train__method": "fit_aware", "labels__num_points": 64}
+    plan = plan_training(config_of(tiny_dataset, **given))
+    assert plan.label_pairs == 24 * 12 and plan.rows_a_step == 12 and plan.pairs_a_step == 8 * 12
+    assert "288 pairs, once" in str(plan)
+    few = plan_training(config_of(tiny_dataset, labels__sources=5, labels__step_sources=7, **given))
+    assert few.label_pairs == 24 * 5 and few.rows_a_step == 7 and few.pairs_a_step == 8 * 7
 
 
 def test_only_soft_retrieval_asks_for_proposals(tiny_dataset):

@@ -16,6 +16,7 @@ from jr_dist.config import Config
 from jr_dist.data import source_store
 from jr_dist.data.dataset import count_rows, open_dataset
 from jr_dist.models.networks import Networks
+from jr_dist.train.labels import num_label_pairs
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.schedule import make_schedule
 from jr_dist.train.state import bank_layout, build_networks, row_optimiser
@@ -36,6 +37,7 @@ class TrainPlan:
     num_workers: int
     num_steps: int
     pairs_a_step: int
+    label_pairs: int  # fitted by IDO once, before the first step
     network_parameters: int
     num_shards: int
     in_actors: bool  # a shard is a process of its own; else all are in the one process that trains
@@ -64,6 +66,7 @@ class TrainPlan:
                 f"database          {self.num_sources} sources, {self.num_targets} training targets",
                 f"workers           {workers}",
                 *([f"processors        {asked}"] if self.num_workers else []),
+                *([f"labels            {self.label_pairs} pairs, once"] if self.label_pairs else []),
                 f"steps             {self.num_steps}, {self.pairs_a_step} pairs each",
                 f"networks          {self.network_parameters / 1e6:.2f} M parameters",
                 f"bank              {self.num_shards} shard(s) {where}",
@@ -96,7 +99,9 @@ def plan_training(config: Config) -> TrainPlan:
     moved = sum(parameter.nbytes for parameter in trained_parameters(networks, settings.method))
     statistics = sum(buffer.nbytes for buffer in networks.buffers() if buffer.is_floating_point())
     # Without a deformation there is nothing to do with the codes of candidates.
-    rows = min(settings.batch_size * k, num_sources) if method.has_deformation else 0
+    rows, a_target = min(settings.batch_size * k, num_sources) if method.has_deformation else 0, k
+    if settings.method == "fit_aware":
+        rows = a_target = min(config.labels.step_sources, num_sources)
     geometry = num_sources * dataset.num_points * POINT_BYTES
     return TrainPlan(
         method=settings.method,
@@ -104,7 +109,8 @@ def plan_training(config: Config) -> TrainPlan:
         num_targets=num_targets,
         num_workers=settings.num_workers,
         num_steps=make_schedule(settings, num_targets, workers).num_steps,
-        pairs_a_step=settings.batch_size * k * workers,
+        pairs_a_step=settings.batch_size * a_target * workers,
+        label_pairs=num_label_pairs(config, dataset) if settings.method == "fit_aware" else 0,
         network_parameters=sum(parameter.numel() for parameter in networks.parameters()),
         num_shards=num_shards,
         in_actors=num_shard_actors(config) > 0,
