@@ -71,7 +71,7 @@ def test_without_such_rows_there_are_the_paper_s_two_tables():
     assert grids.overview(assembled(results())) is None
 
 
-def test_what_was_not_given_is_listed_once_where_the_whole_target_is_seen(whole):
+def test_what_was_not_given_is_listed_once(whole):
     first, second = grids.sheets(whole)
     assert "Box" in dict(first.grids[0].lines) and "Box" not in dict(second.grids[0].lines)
     (cell, *_) = dict(first.grids[0].lines)["Box"]

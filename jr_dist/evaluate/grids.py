@@ -45,10 +45,11 @@ class Sheet:
 def sheets(tables: Tables) -> tuple[Sheet, ...]:
     """One sheet a protocol, the full cloud first; the others as they were asked for."""
     order = sorted(tables.protocols, key=lambda protocol: protocol != FULL)
-    return tuple(_sheet(tables, protocol) for protocol in order)
+    # What is missing is listed once: under the others it is missing for the same reason.
+    return tuple(_sheet(tables, protocol, lists_missing=i == 0) for i, protocol in enumerate(order))
 
 
-def _sheet(tables: Tables, protocol: str) -> Sheet:
+def _sheet(tables: Tables, protocol: str, *, lists_missing: bool) -> Sheet:
     def own(records: Iterable) -> tuple:
         return tuple(record for record in records if record.protocol == protocol)
 
@@ -58,12 +59,11 @@ def _sheet(tables: Tables, protocol: str) -> Sheet:
         grid(tables, summary, f"Chosen after deformation: {name}", name) for name in sorted(retrievals, key=_by_number)
     )
     parts = own(tables.comparisons), own(tables.rankings), own(tables.sanity)
-    return Sheet(protocol, protocol_title(protocol), _first_grids(tables, summary, protocol), chosen, *parts)
+    return Sheet(protocol, protocol_title(protocol), _first_grids(tables, summary, lists_missing), chosen, *parts)
 
 
-def _first_grids(tables: Tables, summary: Sequence[Summary], protocol: str) -> tuple[Grid, ...]:
-    # What is missing is listed where the whole target is seen; under other protocols it is missing for the same reason.
-    top, best = (TOP_1_METHODS, ORACLE_METHODS) if protocol == FULL else ((), ())
+def _first_grids(tables: Tables, summary: Sequence[Summary], lists_missing: bool) -> tuple[Grid, ...]:
+    top, best = (TOP_1_METHODS, ORACLE_METHODS) if lists_missing else ((), ())
     first = grid(tables, summary, "Table 1: retrieve one source and deform it (top-1)", TOP_1, top, _without_ido)
     second = grid(tables, summary, "Table 2: deform all sources, keep the best (oracle retrieval)", ORACLE, best)
     third = grid(tables, summary, "Table 3: with IDO at test time (top-1)", TOP_1, (), has_ido)
