@@ -44,8 +44,8 @@ def prepare(state: TrainState, dataset: Dataset) -> None:
     rows = landmark_rows(num_sources, config.train.seed)
     clouds = store.clouds(rows, config.data.num_points).to(state.device)
     total = len(rows) + num_targets + (num_sources if num_sources > len(rows) else 0)
-    title = f"{MDS.title} places" if state.group.rank == 0 else f"{MDS.title} places, rank {state.group.rank},"
-    with progress(title, -(-total // state.group.world_size), unit="shape") as report:
+    who = MDS.title if state.group.world_size == 1 else f"{MDS.title}, worker {state.group.rank},"
+    with progress(f"{who} places", -(-total // state.group.world_size), unit="shape") as report:
 
         def to_landmarks(points: Tensor) -> np.ndarray:
             squared = chamfer_matrix(points.to(state.device), clouds).double().cpu().numpy()
