@@ -239,6 +239,14 @@ class LabelsConfig(Section):
     iterations: int = Field(default=6, ge=1, description="exact solves a pair, from the undeformed source")
     num_points: int = Field(default=512, ge=32, description="points of a shape in them")
     step_sources: int = Field(default=256, ge=2, description="sources whose labels a training step compares, at most")
+    sigma0: float = Field(
+        default=1.0, gt=0, description="sigma_0 of Eq. 1 in training, over all sources: sharper than over K candidates"
+    )
+    spread_factor: float = Field(
+        default=1.5,
+        gt=0,
+        description="c = spread_factor / std of a target's retrieval.num_candidates best labels, which sharpens them",
+    )
     num_workers: int = Field(default=0, ge=0, description="actors that compute them; 0 = this process")
 
 

@@ -38,7 +38,9 @@ def test_the_loss_by_hand():
         known = [k for k, fit in enumerate(fits) if not math.isnan(fit)]
         wanted = softmax([-scale * fits[k] for k in known])
         found = softmax([-d[k] / sigma**2 for k in known])
+        regret = [scale * (fits[k] - min(fits[k] for k in known)) for k in known]
         expected -= sum(p * math.log(q) for p, q in zip(wanted, found, strict=True)) / 2
+        expected += sum(q * r for q, r in zip(found, regret, strict=True)) / 2
     loss = label_loss(torch.tensor(squared), torch.tensor(label), sigma=sigma, scale=scale)
     assert math.isclose(float(loss), expected, rel_tol=1e-6)
 
@@ -124,7 +126,15 @@ def logged(run: Path, name: str, part: str = "train") -> list[float]:
 
 @pytest.mark.slow
 def test_retrieval_learns_what_fits_after_ido(tiny_dataset, tmp_path, teacher, labels_path):
-    config = pupil(tiny_dataset, tmp_path / "run", teacher, labels_path, train__epochs=40, retrieval__sigma0=2.0)
+    config = pupil(
+        tiny_dataset,
+        tmp_path / "run",
+        teacher,
+        labels_path,
+        train__epochs=40,
+        train__validate_every=40,
+        train__learning_rate=1e-2,
+    )
     train(config)
     losses = logged(tmp_path / "run", "loss_embedding")
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
@@ -133,9 +143,10 @@ def test_retrieval_learns_what_fits_after_ido(tiny_dataset, tmp_path, teacher, l
     points = torch.from_numpy(read_targets(dataset, "train").points)
     model = load_run(tmp_path / "run")
     found = model.retrieval_distances(points).argmin(dim=1).numpy()
-    fit = labels[np.arange(len(labels)), found].mean()
-    assert fit < 0.5 * (labels.mean() + labels.min(axis=1).mean()), "nearer to the best than to a draw at random"
-    assert (found == labels.argmin(axis=1)).mean() > 3 / len(model.source_ids)
+    fit = labels[np.arange(len(labels)), found]
+    chance, best = labels.mean(), labels.min(axis=1).mean()
+    assert fit.mean() < chance - 0.3 * (chance - best), "by a third nearer to the best than a draw at random"
+    assert (labels < fit[:, None]).sum(axis=1).mean() < 0.7 * (labels.shape[1] - 1) / 2, "few would have fitted better"
 
 
 def test_the_deformation_is_the_teachers_to_the_bit(tiny_dataset, tmp_path, teacher, labels_path):

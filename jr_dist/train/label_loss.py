@@ -49,16 +49,26 @@ def step_columns(labels: Labels, rows: np.ndarray, limit: int, *, seed: int, ste
 def label_probability(label: Tensor, scale: float) -> Tensor:
     """softmax(-scale label) over the labelled of C sources, [B, C]; zero where a label is NaN."""
     labelled = ~label.isnan()
-    fill = torch.finfo(label.dtype).min
-    return torch.softmax((-scale * label).masked_fill(~labelled, fill), dim=1) * labelled
+    return _masked_log_softmax(-scale * label, labelled).exp() * labelled
 
 
 def label_loss(squared: Tensor, label: Tensor, *, sigma: float, scale: float) -> Tensor:
-    """Cross-entropy of softmax(-d_R^2 / sigma^2) to softmax(-scale label), mean over the B targets.
+    """The cross-entropies of P = softmax(-d_R^2 / sigma^2) and Q = softmax(-scale label), both ways; mean over targets.
 
-    Both are over the labelled of C sources: `squared` and `label` are [B, C], NaN where a pair has no label.
+    -sum Q log P has P cover all that fit well, and says little of how badly the others fit: -sum P log Q does. That is
+    `scale` times the label to be expected of a source drawn from P, less the best one's, up to a constant, which is
+    left out. Both are over the labelled of C sources: `squared` and `label` are [B, C], NaN where a pair has no label.
     """
     labelled = ~label.isnan()
-    logits = (-squared / (sigma * sigma)).masked_fill(~labelled, torch.finfo(squared.dtype).min)
-    log_probability = torch.log_softmax(logits, dim=1).masked_fill(~labelled, 0.0)
-    return -(label_probability(label, scale) * log_probability).sum(dim=1).mean()
+    log_probability = _masked_log_softmax(-squared / (sigma * sigma), labelled)
+    covering = -(label_probability(label, scale) * log_probability).sum(dim=1)
+    known = label.masked_fill(~labelled, torch.inf)
+    regret = torch.where(labelled, label - known.amin(dim=1, keepdim=True), 0.0)
+    expected = scale * (log_probability.exp() * regret).sum(dim=1)
+    return (covering + expected).mean()
+
+
+def _masked_log_softmax(logits: Tensor, labelled: Tensor) -> Tensor:
+    """Over the labelled of C sources, [B, C]; finite everywhere, also where a target has none."""
+    filled = logits.masked_fill(~labelled, torch.finfo(logits.dtype).min)
+    return torch.log_softmax(filled, dim=1).masked_fill(~labelled, 0.0)

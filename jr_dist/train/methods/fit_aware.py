@@ -51,10 +51,10 @@ def before(config: Config) -> None:
 
 
 def prepare(state: TrainState, dataset: Dataset) -> None:
-    """Open the labels; c = `retrieval.spread_factor` / the spread of the `retrieval.num_candidates` best ones."""
-    settings, labels = state.config.retrieval, open_labels(state.config, dataset)
-    spread = spread_of_best(labels, settings.num_candidates)
-    state.of_targets = _Wanted(labels, settings.spread_factor / spread)
+    """Open the labels; c = `labels.spread_factor` / the spread of the `retrieval.num_candidates` best ones."""
+    config, labels = state.config, open_labels(state.config, dataset)
+    spread = spread_of_best(labels, config.retrieval.num_candidates)
+    state.of_targets = _Wanted(labels, config.labels.spread_factor / spread)
 
 
 def step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, draw: Draw) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, dra
     codes = state.bank.pull(columns, state.device)
     squared = _squared_distances(state, codes, batch.encoder_points.to(state.device))
     label = torch.from_numpy(wanted.labels.take(batch.rows, columns)).to(state.device)
-    sigma0 = config.retrieval.sigma0
+    sigma0 = config.labels.sigma0
     loss = label_loss(squared, label, sigma=sigma0, scale=wanted.scale)
     if not plan.retrieval:
         loss = loss.detach()
