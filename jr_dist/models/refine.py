@@ -114,7 +114,7 @@ def mirror_plane(geometry: PartGeometry, centre: Float[Tensor, "M P 3"]) -> Floa
     return (weight * between).sum(dim=1) / weight.sum(dim=1)
 
 
-def with_mirror_image(points: Float[Tensor, "M N 3"], plane: Float[Tensor, " M"]) -> Float[Tensor, "M 2N 3"]:
+def with_mirror_image(points: Float[Tensor, "M N 3"], plane: Float[Tensor, " M"]) -> Float[Tensor, "M 2*N 3"]:
     """The points, then their mirror images in x = plane."""
     image = torch.cat([2 * plane[:, None, None] - points[..., :1], points[..., 1:]], dim=-1)
     return torch.cat([points, image], dim=1)
