@@ -20,6 +20,7 @@ from jr_dist.geometry.observation import check_protocols
 from jr_dist.train.checkpoint import saved_step
 from jr_dist.train.checks import check, with_absolute_paths
 from jr_dist.train.journal import training_minutes
+from jr_dist.train.labels import make_labels
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.schedule import make_schedule
 
@@ -102,6 +103,8 @@ def compare(config: Config) -> Tables:
         if run.config.train.teacher is None:
             check(run.config)
     failed: dict[str, str] = {}
+    for run in _labelling(runs):
+        make_labels(run.config)  # once, before runs side by side would each begin to
     for wave in (False, True):
         own = [run for run in runs if (run.config.train.teacher is not None) is wave and not run.finished]
         failed |= _train(own, config)
@@ -137,6 +140,12 @@ def describe_plan(runs: Sequence[PlannedRun]) -> str:
             f"{run.name:36} {budget['deformation']:>22,} {budget['pairs']:>9,} {budget['retrieval']:>12,}  {state}"
         )
     return "\n".join(lines)
+
+
+def _labelling(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """One unfinished run of each table of labels that is needed."""
+    pupils = [run for run in runs if run.config.train.method == "fit_aware" and not run.finished]
+    return list({run.config.data.categories: run for run in pupils}.values())
 
 
 def _methods(names: Sequence[str]) -> list[str]:

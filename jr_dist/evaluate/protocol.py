@@ -133,8 +133,7 @@ def evaluate(
         bootstrap,
         protocols,
     )
-    shown = [result for result in found.results if result.protocol == protocols[0]]
-    items = pictures.show(grounds, targets, shown, gallery, device)
+    items = pictures.show(grounds, targets, found.results, gallery, device)
     page = report.to_html(tables, items, report.training_charts(runs))
     for name, content in zip(FILES, (to_json(tables), to_markdown(tables), to_csv(tables), page), strict=True):
         atomic_write(out / name, content)
