@@ -16,6 +16,7 @@ from jr_dist.bank.client import BankClient, local_bank
 from jr_dist.config import Config
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
+from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.projection import part_parameters
 from jr_dist.models.networks import Networks
 from jr_dist.train.candidates import ENCODER_CHUNK
@@ -24,7 +25,8 @@ from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.run_directory import BEST, LAST, checkpoint_path, has_checkpoint
 from jr_dist.train.state import bank_layout, build_networks
 
-PAIR_CHUNK = 512
+PAIR_CHUNK = 512  # pairs at a time: some 16 MB of hidden layers at 16 parts
+SOURCE_CHUNK = 4096  # pairs whose sources' share of the first layer is held: 32 kB a source at 16 parts
 
 
 @dataclass(frozen=True)
@@ -65,26 +67,37 @@ class TrainedModel:
 
         P is the largest number of parts in the store; joints stay closed (see geometry.projection).
         """
-        num_targets, k = rows.shape
+        num_targets = len(rows)
         target_code = _in_chunks(self.networks.deformation_encoder, self._encoder_points(points), self.device)
-        flat = rows.reshape(-1)
-        targets = torch.arange(num_targets).repeat_interleave(k)
-        parts = [
-            self._deform_pairs(flat[i : i + PAIR_CHUNK], target_code[targets[i : i + PAIR_CHUNK]], store)
-            for i in range(0, len(flat), PAIR_CHUNK)
-        ]
-        centre, half_extent = (torch.cat(values).view(num_targets, k, -1, 3) for values in zip(*parts, strict=True))
+        target_term = self.networks.deformation.target_term(target_code)
+        width = max(1, SOURCE_CHUNK // num_targets)
+        parts = [self._deform_block(some, target_term, store) for some in rows.split(width, dim=1)]
+        centre, half_extent = (torch.cat(values, dim=1) for values in zip(*parts, strict=True))
         return centre, half_extent
 
-    def _deform_pairs(self, rows: Tensor, target_code: Tensor, store: SourceStore) -> tuple[Tensor, Tensor]:
+    def _deform_block(self, rows: Tensor, target_term: Tensor, store: SourceStore) -> tuple[Tensor, Tensor]:
+        """`deform` of a block of pairs: what depends on a source alone is computed once in it."""
         unique, inverse = np.unique(rows.numpy(), return_inverse=True)
-        index = torch.from_numpy(inverse)
+        index = torch.from_numpy(inverse.reshape(-1)).to(self.device)
+        target = torch.arange(len(rows), device=self.device).repeat_interleave(rows.shape[1])
         codes = self.bank.pull(unique, self.device)
-        network = self.networks.deformation
-        source = network.source_term(codes.global_code, codes.padded_part_code())
-        delta = network.decode(source[index], network.target_term(target_code))
+        source_term = self.networks.deformation.source_term(codes.global_code, codes.padded_part_code())
         # One point is enough: only boxes and projections are looked at here.
-        geometry = store.geometry(unique, num_points=1).to(self.device).take(index)
+        geometry = store.geometry(unique, num_points=1).to(self.device)
+        parts = [
+            self._deform_pairs(geometry.take(some), source_term, some, target_term[whom])
+            for some, whom in zip(index.split(PAIR_CHUNK), target.split(PAIR_CHUNK), strict=True)
+        ]
+        centre, half_extent = (torch.cat(v).view(*rows.shape, -1, 3) for v in zip(*parts, strict=True))
+        return centre, half_extent
+
+    def _deform_pairs(
+        self, geometry: PartGeometry, source_term: Tensor, source: Tensor, target_term: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        pair, part = geometry.part_mask.nonzero(as_tuple=True)  # padding is not decoded
+        delta = source_term.new_zeros(*geometry.part_mask.shape, 6)
+        decoded = self.networks.deformation.decode(source_term[source[pair], part][:, None], target_term[pair])
+        delta[pair, part] = decoded[:, 0]
         model = self.config.model
         return part_parameters(geometry, delta, alpha=model.alpha, connectivity=model.connectivity)
 
