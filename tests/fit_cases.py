@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,12 +88,12 @@ def open_store(dataset: Path) -> SourceStore:
     return SourceStore.open(open_dataset(dataset), num_points=NUM_POINTS)
 
 
-def use(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `fit` find `model` in whatever run it is told."""
+def use(model: FakeModel, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Let `fit` find `model` in whatever run it is told; `changes` to the fields of its database."""
 
     def opened(run, *, category, top_k, num_points, **_) -> Database:
         rows = allowed_rows(model.store, category, top_k)
-        return Database(str(run), model, model.store, rows, min(num_points, NUM_POINTS))
+        return Database(str(run), model, model.store, rows, min(num_points, NUM_POINTS), **changes)
 
     monkeypatch.setattr("jr_dist.serve.fit.open_database", opened)
 

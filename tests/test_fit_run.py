@@ -74,13 +74,22 @@ def test_moved_dataset_is_named(store: SourceStore, dataset: Path, tmp_path: Pat
     ("changes", "expected"),
     [
         ({"dataset_hash": "0" * 64}, "is not the one that run RUN was trained on"),
-        ({"method": "df", "has_retrieval": False}, "method df, which learns no retrieval"),
+        ({"method": "df", "has_retrieval": False}, "method df, which learns no retrieval; one of ours, .*, mds"),
+        ({"method": "mds", "has_deformation": False}, "method mds, which learns no deformation; .* add --refine"),
     ],
 )
 def test_runs_that_cannot_fit_are_refused(store, dataset, monkeypatch, changes: dict, expected: str) -> None:
     monkeypatch.setattr(databases, "load_run", lambda path: fake_run(store, dataset, **changes))
     with pytest.raises(InputError, match=expected):
         databases.open_database("RUN")
+
+
+def test_a_run_that_retrieves_alone_is_refined(store, dataset, monkeypatch) -> None:
+    run = fake_run(store, dataset, method="mds", has_deformation=False)
+    monkeypatch.setattr(databases, "load_run", lambda path: run)
+    database = databases.open_database("RUN", refine=True)
+    assert not database.deforms and not database.trained_on_parts
+    assert database.ido == run.config.ido
 
 
 @pytest.fixture(scope="module")

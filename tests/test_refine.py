@@ -37,7 +37,7 @@ def _widest_gap(sources, centre, half_extent):
 
 
 @given(SEEDS, st.booleans(), st.booleans(), st.integers(0, 4))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_never_worse_than_from_any_start_and_within_its_limits(seed, partial, given_network, iterations):
     sources, geometry, targets, index, network = _problem(seed)
     how = Refinement(iterations, **(PARTIAL if partial else {}))
