@@ -84,13 +84,16 @@ def test_several_starts_end_lower():
 
 @given(SEEDS)
 @settings(max_examples=10, deadline=None)
-def test_a_source_spread_like_its_target_keeps_its_joints(seed):
+def test_a_source_spread_like_its_target_keeps_its_joints(seed):  # what is thinner than 0.01 counts as that thick
     sources, geometry, targets, _, _ = _problem(seed)
     centre, half_extent = spread_alike(geometry, targets)
     assert _widest_gap(sources, centre, half_extent) < 1e-5
     points = deform(geometry, centre, half_extent)
     torch.testing.assert_close(points.mean(dim=1), targets.mean(dim=1), atol=1e-4, rtol=0)
-    torch.testing.assert_close(points.std(dim=1), targets.std(dim=1), atol=1e-3, rtol=1e-2)
+    before, wanted = geometry.points.std(dim=1), targets.std(dim=1)
+    torch.testing.assert_close(
+        points.std(dim=1), before * wanted.clamp(min=0.01) / before.clamp(min=0.01), atol=1e-4, rtol=1e-2
+    )
 
 
 @pytest.mark.parametrize("weight", [0.0, -0.1, float("nan")])
