@@ -10,6 +10,7 @@ import torch
 import trimesh
 from fit_cases import MESHES, NUM_POINTS, FakeModel, chair, open_store, read_result, use, write_sources
 
+from jr_dist import cli
 from jr_dist.config import IdoConfig
 from jr_dist.data.part_mesh import concatenated, from_glb, to_glb
 from jr_dist.data.source_store import SourceStore
@@ -126,3 +127,13 @@ def test_a_run_trained_on_whole_shapes_is_told_of(scan: Path, tmp_path: Path, st
 def test_a_mirror_image_is_of_what_is_seen_in_part_and_refined(scan, tmp_path, partial: bool, refine: bool) -> None:
     with pytest.raises(InputError, match="mirror is on; it is allowed with partial and refine"):
         fit("run", [scan], out=tmp_path, top_k=1, mirror=True, partial=partial, refine=refine)
+
+
+def test_a_dry_run_refuses_what_a_run_would(tiny_run: Path, scan: Path, tmp_path: Path, capsys) -> None:
+    words = ["fit", str(tiny_run), str(scan), "--out", str(tmp_path / "out"), "--dry-run"]
+    assert cli.main(words) == 0
+    assert "would fit 1 inputs to 12 sources" in capsys.readouterr().out
+    for wrong, expected in ((["--mirror"], "mirror is on"), (["--top-k", "13"], "top-k is 13")):
+        assert cli.main([*words, *wrong]) == 2
+        assert expected in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

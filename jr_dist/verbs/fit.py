@@ -42,14 +42,23 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
 
 
 def _run(arguments: Namespace) -> None:
+    from jr_dist.serve.database import open_database
     from jr_dist.serve.fit import fit, result_names
     from jr_dist.serve.inputs import find_inputs
-    from jr_dist.train.trained import load_run
+    from jr_dist.serve.matching import How
 
     if arguments.dry_run:
+        How(arguments.top_k, arguments.refine, arguments.partial, arguments.mirror)
         found = find_inputs(arguments.inputs, up=arguments.up, index=arguments.index, out=arguments.out)
-        run = load_run(arguments.run)
-        print(f"would fit {len(found)} inputs to {len(run.source_ids)} sources by {arguments.run} ({run.method}):")
+        database = open_database(
+            arguments.run,
+            data=arguments.data,
+            category=arguments.category,
+            num_points=arguments.num_points,
+            top_k=arguments.top_k,
+            refine=arguments.refine,
+        )
+        print(f"would fit {len(found)} inputs to {len(database.rows)} sources by {arguments.run}:")
         names = result_names([entry.path for entry in found])
         print("\n".join(f"  {entry.path} -> {arguments.out / name}" for entry, name in zip(found, names, strict=True)))
         return
