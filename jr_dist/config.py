@@ -215,7 +215,9 @@ class IdoConfig(Section):
         default=4, ge=1, description="exact solves a pair in a training step of ours_ido, from the network's parameters"
     )
     teacher_weight: float = Field(
-        default=1.0, gt=0, description="weight, in a step of ours_ido, of the distance to IDO's parameters"
+        default=1.0,
+        gt=0,
+        description="weight, in a step of ours_ido, of the squared distance from the points to where IDO puts them",
     )
     prior_weight: float = Field(
         default=0.02, gt=0, description="pull towards the network's parameters, where a target is seen in part"

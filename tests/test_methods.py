@@ -227,15 +227,18 @@ def test_the_supervision_of_ido_draws_the_network_to_what_ido_found(tiny_dataset
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_the_distance_to_parameters_by_hand(tiny_dataset):
-    store = SourceStore.open(open_dataset(tiny_dataset))
-    few = int(store.num_parts.argmin())
-    sources = store.geometry(np.array([few]))
-    centre, half_extent = sources.centre.clone().requires_grad_(), sources.half_extent.clone()
-    predicted = Predicted(sources, centre, half_extent)
-    moved = centre.detach() + torch.tensor([0.1, 0.0, -0.2])  # of the padding as well, which counts for nothing
-    distance = ours_ido.parameter_distance(predicted, moved, half_extent + 0.1)
-    assert distance.item() == pytest.approx(store.num_parts[few] * (0.01 + 0.04 + 0.03), rel=1e-4)
+def test_the_distance_between_deformed_points_by_hand(tiny_dataset):
+    """All parts moved by d and scaled by 1 + a: a point at canonical coordinates q is |d + a s q| away."""
+    sources = SourceStore.open(open_dataset(tiny_dataset)).geometry(np.array([3]))
+    predicted = Predicted(sources, sources.centre.clone().requires_grad_(), sources.half_extent.clone())
+    move_by = torch.tensor([0.1, 0.0, -0.2])
+    found = sources.centre + move_by, 1.5 * sources.half_extent
+    of_part = sources.part_index[0].long()
+    away = move_by + 0.5 * sources.half_extent[0, of_part] * sources.canonical[0]
+    distance = ours_ido.point_distance(predicted, *found)
+    assert distance.item() == pytest.approx(away.square().sum(-1).mean().item(), rel=1e-4)
+    distance.backward()
+    assert predicted.centre.grad is not None
 
 
 @pytest.mark.slow
