@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from jr_dist.errors import InputError
-from jr_dist.geometry import distance_field, leaves
+from jr_dist.geometry import distance_field, leaves, source_arrays
 from jr_dist.geometry import least_chamfer_kernels as kernels
 from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.chamfer import chamfer, spatial_order
@@ -207,6 +207,10 @@ def test_what_is_not_finite_is_refused():
         with pytest.raises(InputError, match=text):
             pruned(case, 12, np.arange(12), visits)
     case = a_case(13)
+    case[0].points[7, 3, 2] = float("inf")
+    with pytest.raises(InputError, match="source 7"):
+        pruned(case, 12, np.arange(12), visits)
+    case = a_case(13)
     case[2][2, 4, 0, 1] = 1e25
     with pytest.raises(InputError, match="source 4"):
         pruned(case, 12, np.arange(12), visits)
@@ -260,9 +264,15 @@ def test_ordered_sources_are_laid_out_once_for_all_targets():
     assert (slots[3, order.shape[1] :] == slots[3, order.shape[1] - 1]).all()
 
 
-def test_cached_code_is_keyed_to_its_helpers():
-    """numba looks only at least_chamfer_kernels.py when it decides whether cached machine code is still good."""
-    geometry = Path(kernels.__file__).parent
-    names = ("simd.py", "gather_lanes.py", "leaves.py", "nearest.py", "distance_field.py")
-    digest = hashlib.sha256(b"".join((geometry / name).read_bytes() for name in names)).hexdigest()[:16]
-    assert digest == kernels.HELPERS, f'put HELPERS = "{digest}" into least_chamfer_kernels.py'
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (kernels, ("simd.py", "gather_lanes.py", "leaves.py", "nearest.py", "distance_field.py")),
+        (source_arrays, ("simd.py", "leaves.py")),
+    ],
+)
+def test_cached_code_is_keyed_to_its_helpers(module, names):
+    """numba looks only at the module itself when it decides whether cached machine code is still good."""
+    path = Path(module.__file__)
+    digest = hashlib.sha256(b"".join((path.parent / name).read_bytes() for name in names)).hexdigest()[:16]
+    assert digest == module.HELPERS, f'put HELPERS = "{digest}" into {path.name}'

@@ -16,9 +16,10 @@ from jr_dist.errors import InputError
 from jr_dist.geometry import least_chamfer_kernels as kernels
 from jr_dist.geometry.blocks import run_blocks
 from jr_dist.geometry.boxes import deform
-from jr_dist.geometry.chamfer import Backend, as_array, chamfer, choose_backend, spatial_order
+from jr_dist.geometry.chamfer import Backend, as_array, chamfer, choose_backend
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.simd import LANES
+from jr_dist.geometry.source_arrays import SourceArrays, fill_block
 
 #: pairs at a time where all are compared: some 100 kB each at 2048 points
 _SCANNED_PAIRS = 256
@@ -31,7 +32,7 @@ class OrderedSources:
 
     geometry: PartGeometry
     rows: np.ndarray  #: [S] int64, their names in results
-    arrays: kernels.SourceArrays | None  #: None off the CPU
+    arrays: SourceArrays | None  #: None off the CPU
 
 
 @dataclass(frozen=True)
@@ -54,36 +55,32 @@ def nothing_yet(num_targets: int, k: int) -> Least:
 
 
 def ordered_sources(geometry: PartGeometry, rows: np.ndarray) -> OrderedSources:
-    """Lay out sources, whose names are `rows` [S]."""
+    """Lay out sources, whose names are `rows` [S]. Raises `InputError` for points that are not finite (on the CPU)."""
     on_cpu = geometry.points.device.type == "cpu"
     return OrderedSources(geometry, rows.astype(np.int64), _arrays(geometry) if on_cpu else None)
 
 
-def _arrays(geometry: PartGeometry) -> kernels.SourceArrays:
-    num_points = geometry.part_index.shape[1]
-    order = spatial_order(geometry.points).numpy().astype(np.int64)
-    order = np.pad(order, ((0, 0), (0, -num_points % LANES)), mode="edge")
-    points, canonical = (
-        np.take_along_axis(as_array(values).transpose(0, 2, 1), order[:, None], axis=2)
-        for values in (geometry.points, geometry.canonical)
-    )
-    parts = np.take_along_axis(as_array(geometry.part_index), order, axis=1)
-    index = geometry.part_index.unsqueeze(-1).expand(-1, -1, 3)
-    ends = [
-        torch.full_like(geometry.centre, -sign * torch.inf).scatter_reduce(1, index, geometry.canonical, how)
-        for sign, how in ((-1, "amin"), (1, "amax"))
-    ]
-    explained = geometry.centre.gather(1, index) + geometry.half_extent.gather(1, index) * geometry.canonical
-    return kernels.SourceArrays(
-        points=points,
-        canonical=canonical,
-        parts=(3 * parts).astype(np.int32),
+def _arrays(geometry: PartGeometry) -> SourceArrays:
+    num_sources, num_points = geometry.part_index.shape
+    slots = num_points + -num_points % LANES
+    num_parts = geometry.centre.shape[1]
+    arrays = SourceArrays(
+        points=np.empty((num_sources, 3, slots), np.float32),
+        canonical=np.empty((num_sources, 3, slots), np.float32),
+        parts=np.empty((num_sources, slots), np.int32),
         centre=as_array(geometry.centre),
         half_extent=as_array(geometry.half_extent),
-        ranges=torch.stack(ends, 1).numpy(),
-        residual=(geometry.points - explained).abs().amax((1, 2)).numpy(),
+        ranges=np.empty((num_sources, 2, num_parts, 3), np.float32),
+        residual=np.empty(num_sources, np.float32),
         num_points=num_points,
     )
+    given = (as_array(values) for values in (geometry.points, geometry.canonical, geometry.part_index))
+    if code := run_blocks(partial(fill_block, *given, arrays), num_sources, torch.get_num_threads()):
+        raise InputError(
+            f"chamfer: source {code - 1} has a coordinate that is NaN, infinite or beyond 1e18; finite points are "
+            "allowed, so look where they come from"
+        )
+    return arrays
 
 
 def least_chamfers(

@@ -6,8 +6,6 @@ by packet in both directions, each packet's distances in the place of its bound;
 whole shape, so that a sum over some of them tells early. What is left is added up in the order that `chamfer` uses.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import float32
 
@@ -45,19 +43,6 @@ _FARTHEST = np.float32(3e38)
 _TOO_LARGE = np.nextafter(LARGEST_COORDINATE, np.float32(np.inf))
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _NOT_FINITE, _GIVEN_UP = -1.0, -2.0
-
-
-class SourceArrays(NamedTuple):
-    """S sources in kd order, their slots padded like those of a tree (leaves.py)."""
-
-    points: np.ndarray  #: [S, 3, slots] float32
-    canonical: np.ndarray  #: [S, 3, slots] float32
-    parts: np.ndarray  #: [S, slots] int32, 3 times the part
-    centre: np.ndarray  #: [S, P, 3] float32, undeformed
-    half_extent: np.ndarray  #: [S, P, 3] float32, undeformed
-    ranges: np.ndarray  #: [S, 2, P, 3] float32, least and largest canonical coordinates; infinity first for no points
-    residual: np.ndarray  #: [S] float32, how far c0 + s0 q is from x at the most
-    num_points: int
 
 
 @compiled
