@@ -125,9 +125,9 @@ class DenseSource:
     points: Tensor  # [N, 3]
 
 
-def dense_sources(store: SourceStore) -> list[DenseSource]:
-    """Every source of the store as matrices, built once."""
-    return [_dense_source(store, row) for row in range(len(store))]
+def dense_sources(store: SourceStore, num_sources: int | None = None) -> list[DenseSource]:
+    """The first sources of the store (all by default) as matrices, built once."""
+    return [_dense_source(store, row) for row in range(len(store) if num_sources is None else num_sources)]
 
 
 def _dense_source(store: SourceStore, row: int) -> DenseSource:
