@@ -124,7 +124,7 @@ class RetrievalConfig(Section):
         default=50, ge=1, description="the oldest, in steps, that a cached source embedding may get"
     )
     dar_loss: Literal["margin", "regression"] = Field(
-        default="margin",
+        default="regression",
         description="how dar learns: margin = the worst of the candidates that fit well stays nearer than those that "
         "don't; regression = Eq. 2 with the deformation module held fixed",
     )

@@ -31,7 +31,10 @@ from jr_dist.train.update import move
 
 # What belongs to the deformation module, in the names of `arrays_of`.
 DEFORMATION = ("networks.deformation", "bank.0.global_code", "bank.0.part_code")
-PAPERS = {"train__alternate": True, "train__optimizer": "sgd", "train__weight_decay": 5e-4, "bank__lookahead": 1}
+PAPERS = {
+    "train__alternate": True, "train__optimizer": "sgd", "train__weight_decay": 5e-4, "bank__lookahead": 1,
+    "retrieval__dar_loss": "margin",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,7 @@ def test_a_method_goes_on_to_the_bit(tiny_dataset, tmp_path, df_run, method, ove
 ])  # fmt: skip
 def test_a_retrieval_loss_falls(tiny_dataset, tmp_path, df_run, method, loss, share):
     long = {"train__epochs": 40, "train__validate_every": 40, "train__checkpoint_every": 40}
+    long |= {"retrieval__dar_loss": "margin"}
     train(config_of(tiny_dataset, tmp_path / "run", method, df_run, **long))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     values = [line[loss] for line in lines if line["part"] == "train"]
@@ -126,7 +130,8 @@ def test_a_run_deforms_as_its_teacher(tiny_dataset, tmp_path, df_run):
     ({"train__method": "dar", "train__teacher": "df", "data__encoder_points": 32}, r"data\.encoder_points 64, now"),
     ({"train__method": "dar", "train__teacher": "df", "data__categories": "chair"}, r"data\.categories None, now"),
     ({"train__method": "dar", "train__teacher": "df", "bank__block_size": 4}, r"bank\.block_size 256, now it is 4"),
-    ({"train__method": "dar", "train__teacher": "df", "retrieval__num_candidates": 2}, r"num_candidates is 2.*than 2"),
+    ({"train__method": "dar", "train__teacher": "df", "retrieval__dar_loss": "margin", "retrieval__num_candidates": 2},
+     r"num_candidates is 2.*than 2"),
 ])  # fmt: skip
 def test_what_no_teacher_can_give_is_refused_before_anything_is_written(
     tiny_dataset, tmp_path, df_run, overrides, said
