@@ -116,6 +116,13 @@ def test_far_from_the_origin(offset):
     check((geometry, targets + offset, centre + offset, half_extent), 3)
 
 
+def test_a_speck_of_a_target_and_sources_far_away():
+    geometry, targets, centre, half_extent = a_case(15)
+    centre[:, 3] += 1e17
+    centre[:, 5] += 2e17
+    check((geometry, targets * 1e-9, centre, half_extent), 11)
+
+
 @pytest.mark.parametrize("kind", ["point", "plane", "line"])
 def test_flat_targets(kind):
     geometry, targets, centre, half_extent = a_case(4)

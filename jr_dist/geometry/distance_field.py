@@ -117,8 +117,9 @@ def lower_bounds(x, y, z, field):
     bend = multiply_add(w, subtract(splat(_ONE), w), bend)
     area = splat(frame[4] * frame[4])
     inside = maximum(subtract(interpolated, multiply(area, bend)), splat(_ZERO))
-    outside = multiply(squared_length(x_out, y_out, z_out), splat(_ONE - _SLACK))
-    return multiply_add(outside, area, inside)
+    side = splat(frame[4])  # in units of length before it is squared: cells may be so small that a count overflows
+    outside = squared_length(multiply(x_out, side), multiply(y_out, side), multiply(z_out, side))
+    return multiply_add(outside, splat(_ONE - _SLACK), inside)
 
 
 @compiled
