@@ -146,8 +146,10 @@ class _Measurer:
     def of_df(self, contender: Contender, model: TrainedModelLike, views: Sequence[Cases]) -> list[Measured]:
         """DF under oracle retrieval, and behind the nearest undeformed chamfer."""
         cases, order = self._best_pose(views, self._nearest, lambda *pairs: self._deformed(model, *pairs))
-        found = self._ranked(NEAREST_DF, contender.seed, order, self._deformed(model, cases, order[:, :CURVE_LENGTH]))
-        best = self._oracle(model, cases, order)
+        first = order[:, :CURVE_LENGTH]
+        fits = self._deformed(model, cases, first)
+        found = self._ranked(NEAREST_DF, contender.seed, order, fits)
+        best = self._oracle(model, cases, order, known=(first, fits.chamfer))
         sound = {"gap": best.gap, "at_floor": best.at_floor}
         least = Measured(
             DF, contender.seed, {ORACLE: best.chamfer[:, 0]}, best=self._ids(best.rows[:, 0]), least=best.chamfer[:, 0]
@@ -173,8 +175,9 @@ class _Measurer:
             found.append(self._ranked(name, contender.seed, order, self._undeformed(cases, first)))
         if deformer is not None:
             title = name if deforms_itself and model.method != "dar" else with_df(name)
-            ranked = self._ranked(title, contender.seed, order, self._deformed(deformer, cases, first))
-            best = self._oracle(deformer, cases, order)
+            fits = self._deformed(deformer, cases, first)
+            ranked = self._ranked(title, contender.seed, order, fits)
+            best = self._oracle(deformer, cases, order, known=(first, fits.chamfer))
             ranked = self._against_oracle(ranked, order, best)
             if contender.fills_oracle:
                 ranked = replace(ranked, fits={**ranked.fits, ORACLE: best.chamfer[:, 0]})
@@ -306,8 +309,10 @@ class _Measurer:
         fits = chosen_fits(found.chamfer, found.observed)
         return Measured(name, seed, fits, retrieved=self._ids(order[:, 0]), ordered=found.chamfer)
 
-    def _oracle(self, model: TrainedModelLike, cases: Cases, order: np.ndarray) -> Oracle:
-        return oracle(model, self.store, cases, order, k=1, device=self.rules.device, report=self.report)
+    def _oracle(
+        self, model: TrainedModelLike, cases: Cases, order: np.ndarray, known: tuple[np.ndarray, np.ndarray]
+    ) -> Oracle:
+        return oracle(model, self.store, cases, order, k=1, known=known, device=self.rules.device, report=self.report)
 
     def _against_oracle(self, ranked: Measured, order: np.ndarray, best: Oracle) -> Measured:
         """With the place of the source that fits best; of sources that fit equally well the first retrieved counts."""
