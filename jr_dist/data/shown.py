@@ -2,6 +2,8 @@
 
 The fitting loss is against the whole either way, so a shown target brings the whole mapped into its observed frame and
 what leads back: the frames' units differ by target, and a loss in them is worth scale^2 in the unit of the whole.
+Without that factor small remainders outweigh the rest: networks alone, trained so for 12 epochs, were 4 and 11 % worse
+(half-space, 50 % missing) and 16 and 23 % (view, 75 %) on the source nearest to the whole, two seeds.
 """
 
 from __future__ import annotations
