@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from jr_dist.config import Config
 from jr_dist.data.dataset import check_categories, count_rows, open_dataset
 from jr_dist.errors import InputError
@@ -20,7 +22,6 @@ from jr_dist.geometry.observation import check_protocols
 from jr_dist.train.checkpoint import saved_step
 from jr_dist.train.checks import check, with_absolute_paths
 from jr_dist.train.journal import training_minutes
-from jr_dist.train.labels import make_labels
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.schedule import make_schedule
 
@@ -79,12 +80,17 @@ def plan_comparison(config: Config) -> list[PlannedRun]:
     dataset = open_dataset(config.data.path)
     chosen = check_categories(dataset, config.data.categories) or dataset.categories
     groups = [(name,) for name in chosen] if config.compare.per_category else [config.data.categories]
+    seeds = config.compare.seeds
+    if len(set(seeds)) < len(seeds):
+        raise InputError(
+            f"compare.seeds is {', '.join(map(str, seeds))}; allowed is each once; leave out what is there twice"
+        )
     runs = []
     for method in _methods(config.compare.methods):
         for group in groups:
             num_targets = count_rows(dataset, "train", group)
             schedule = make_schedule(config.train, num_targets, config.train.num_workers)
-            for seed in config.compare.seeds:
+            for seed in seeds:
                 runs.append(_run(config, method, seed, group, schedule.num_steps))
     return sorted(runs, key=lambda run: run.config.train.teacher is not None)
 
@@ -104,7 +110,9 @@ def compare(config: Config) -> Tables:
             check(run.config)
     failed: dict[str, str] = {}
     for run in _labelling(runs):
-        make_labels(run.config)  # once, before runs side by side would each begin to
+        before = METHODS[run.config.train.method].before
+        assert before is not None, "it makes the labels"
+        before(run.config)  # once, before runs side by side would each begin to
     for wave in (False, True):
         own = [run for run in runs if (run.config.train.teacher is not None) is wave and not run.finished]
         failed |= _train(own, config)
@@ -175,6 +183,13 @@ def _run(config: Config, method: str, seed: int, categories: tuple[str, ...] | N
         "seed": seed,
         "teacher": None if teacher is None else str(root / f"{teacher}-{seed}{suffix}"),
     }
+    if method == LETTER:  # its modules take turns: twice the steps make as many updates of each
+        changes["train"] |= {
+            "epochs": 2 * config.train.epochs,
+            "warmup_epochs": 2 * config.train.warmup_epochs,
+            "validate_every": 2 * config.train.validate_every,
+            "checkpoint_every": 2 * config.train.checkpoint_every,
+        }
     tree = config.model_dump()
     for section, values in changes.items():
         tree[section] |= values
@@ -182,7 +197,11 @@ def _run(config: Config, method: str, seed: int, categories: tuple[str, ...] | N
     tree["run"] |= {"path": str(root / name), "resume": "auto"}
     tree["labels"]["path"] = config.labels.path or str(root / f"labels{suffix}")
     title = f"{METHODS[trained].title}{' (letter)' if method == LETTER else ''}, seed {seed}{suffix}"
-    return PlannedRun(name, title, Config.model_validate(tree), num_steps)
+    try:
+        own = Config.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"run {name} of this comparison: {error.errors()[0]['msg']}") from None
+    return PlannedRun(name, title, own, num_steps * own.train.epochs // config.train.epochs)
 
 
 def _train(runs: Sequence[PlannedRun], config: Config) -> dict[str, str]:
@@ -199,4 +218,5 @@ def _train(runs: Sequence[PlannedRun], config: Config) -> dict[str, str]:
         print(f"compare: {run.title} {what}{shown}, {count} of {len(runs)} in this stage", flush=True)
         if error is not None:
             failed[run.name] = str(error).splitlines()[0] if str(error) else type(error).__name__
+            print(f"compare: {run.name}: {failed[run.name]}", flush=True)
     return failed

@@ -28,7 +28,7 @@ def _none_from_word(value: Any) -> Any:
 
 
 #: methods whose retrieval loss compares the K candidates of a step
-COMPARING = ("ours", "ours_ido", "uniform", "dar")
+COMPARING = ("ours", "ours_ido", "uniform", "dar", "fit_aware")
 
 Count = Annotated[int, Field(ge=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), Field(min_length=1)]

@@ -26,7 +26,7 @@ NUM_WORKERS, NUM_STEPS, STEPS_PER_EPOCH = 2, 12, 3
 ANY_STEP = ("before the push", "half pushed", "pushed")
 END_OF_EPOCH = ("refreshing", "validating", "writing", "written", "renamed")
 # `distinct_recent` looks back over more steps than those since a start, and `bank_wait` is a time.
-_OF_THE_START = ("distinct_recent", "bank_wait")
+_OF_THE_START = ("distinct_recent", "bank_wait", "seconds", "start")
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -368,3 +370,28 @@ def test_progress_tells_pairs_and_time_left(world, tmp_path):
     stream = io.StringIO()
     evaluate([world("ours", "ours")], out=tmp_path / "out", num_points=NUM_POINTS, gallery=0, progress=stream)
     assert f"{6 * 8 * 2}/{6 * 8 * 2}" in stream.getvalue() and "left=" in stream.getvalue()
+
+
+def test_a_half_finished_run_is_absent_with_its_reason_and_alone_refused(tiny_run, tmp_path):
+    half = tmp_path / "half"
+    shutil.copytree(tiny_run, half, symlinks=True)
+    manifest = half / "checkpoints" / "last" / "manifest.json"
+    tree = json.loads(manifest.read_text())
+    tree.pop("sha256")
+    tree["config"]["train"] |= {"epochs": 7, "seed": 5}
+    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+    manifest.write_text(json.dumps(tree | {"sha256": digest}))
+    options = {"num_points": 64, "ido": False, "gallery": 0, "progress": io.StringIO()}
+    with pytest.raises(InputError, match=r"half finished, at step 6 of 21"):
+        evaluate([half], out=tmp_path / "alone", **options)
+    tables = evaluate([tiny_run, half], out=tmp_path / "both", **options)
+    assert {(gap.method, gap.seed) for gap in tables.absent if "half finished" in gap.reason} == {("Ours", 5)}
+    assert {row.seed for row in tables.rows if row.method == "Ours"} == {0}
+
+
+def test_blocks_of_an_evaluation_that_is_replaced_are_removed(world, tmp_path):
+    run, out = world("ours", "ours"), tmp_path / "out"
+    measure([run], out, gallery=0)
+    first = set((out / BLOCKS).iterdir())
+    measure([run], out, gallery=0, seed=5)
+    assert first and not first & set((out / BLOCKS).iterdir())

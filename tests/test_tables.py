@@ -59,7 +59,11 @@ def assembled(measured: list[Measured], failed=()) -> tables.Tables:
         sizes=size_curves(measured, np.full(6, 12)),
         databases=(tables.Database(("chair", "table"), 12, 5.5, 4.5, 1.0),),
         absent=rows.absent_rows(measured, TARGETS, failed),
-        runs=(tables.RunInfo("runs/ours", "Ours", 0, ("chair", "table"), 1.5, {"train.epochs": 3, "model.hidden": [4, 2]}),),
+        runs=(
+            tables.RunInfo(
+                "runs/ours", "Ours", 0, ("chair", "table"), 1.5, {"train.epochs": 3, "model.hidden": [4, 2]}
+            ),
+        ),
         notes=("a note with `code` and a | bar",),
     )
 

@@ -22,7 +22,8 @@ NOTES = (
     "`Nearest chamfer` ranks the sources by their undeformed chamfer to what is observed; `R` is the paper's: a "
     "learned space that predicts this distance.",
     "`X+DF`: retrieved by X, deformed by the DF run of the same seed (else of the least). `X + IDO`: retrieved by X, "
-    "then IDO on each of the first 10 from the undeformed source and from X's deformation, the lower objective kept.",
+    "then IDO on each of the first 10. Where the whole target is seen no network takes part: all rankings are given "
+    "the same starts. Where a part is seen, X's own deformation (or the undeformed source) holds the rest.",
     "`Box` scales the nearest source as a whole, axis by axis, to the target's box: a deformation that can't beat it "
     "is worth little.",
     "`reranked` orders the first 10 by their observed fit. Under the protocol full the whole target is observed, so it "

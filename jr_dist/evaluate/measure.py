@@ -99,7 +99,9 @@ def measure(
 
     Raises FloatingPointError where a run's distances or parameters are not finite.
     """
-    measurer = _Measurer(store, protocol, rules, report or (lambda _: None))
+    views = [_on(rules.device, cases) for cases in views]
+    connectivity = contender.model is None or contender.model.config.model.connectivity
+    measurer = _Measurer(store, protocol, rules, connectivity, report or (lambda _: None))
     if contender.name is None:
         found = measurer.baselines(views)
     elif contender.name == DF:
@@ -121,6 +123,7 @@ class _Measurer:
     store: Any
     protocol: str
     rules: Rules
+    connectivity: bool  # whether IDO keeps joints closed: as the run does, and where there is none
     report: Report
 
     @property
@@ -138,9 +141,9 @@ class _Measurer:
             self._ranked(NEAREST, None, order, nearest),
         ]
         if self.rules.ido:
-            found.append(self._with_ido(NEAREST, None, cases, order, None))
-            cases, order = self._best_pose(views, self._coarse, self._undeformed)
-            found.append(replace(self._with_ido(NEAREST, None, cases, order, None), method=COARSE_IDO))
+            found.append(self._with_ido(NEAREST, None, cases, order))
+            cases, order = self._best_pose(views, self._coarse, self._coarsely)
+            found.append(replace(self._with_ido(NEAREST, None, cases, order), method=COARSE_IDO))
         return found
 
     def of_df(self, contender: Contender, model: TrainedModelLike, views: Sequence[Cases]) -> list[Measured]:
@@ -184,7 +187,10 @@ class _Measurer:
                 ranked = replace(ranked, gap=best.gap, at_floor=best.at_floor)
             found.append(ranked)
         if self.rules.ido:
-            found.append(self._with_ido(name, contender.seed, cases, order, deformer))
+            # Where all is seen IDO needs no network, and all rankings are given the same starts. Where only a part is,
+            # the run's own deformation is what holds the rest.
+            prior = model if self._partial and deforms_itself else None
+            found.append(self._with_ido(name, contender.seed, cases, order, prior))
         return found
 
     # ---- rankings: (B, S) int64, best first -----------------------------------------------------------------------
@@ -208,16 +214,18 @@ class _Measurer:
 
     def _coarse(self, cases: Cases) -> np.ndarray:
         """By the objective of coarse IDO on every source."""
+        every = np.tile(np.arange(len(self.store.ids)), (len(cases.observed), 1))
+        return metrics.retrieval_order(self._coarsely(cases, every).observed)
+
+    def _coarsely(self, cases: Cases, rows: np.ndarray) -> _Fits:
+        """The objective of coarse IDO; nothing is measured to the whole."""
         few = replace(cases, observed=cases.observed[:, :COARSE_POINTS])
-        num_targets, found = len(cases.observed), []
-        for rows in blocks(len(self.store.ids), max(1, MAX_PAIRS // num_targets)):
-            tiled = np.tile(rows, (num_targets, 1))
-            fit = self._refine(
-                few, tiled, None, iterations=COARSE_ITERATIONS, num_points=min(COARSE_POINTS, self.rules.num_points)
-            )
+        num_points, found = min(COARSE_POINTS, self.rules.num_points), []
+        for columns in blocks(rows.shape[1], max(1, MAX_PAIRS // len(rows))):
+            fit = self._refine(few, rows[:, columns], None, iterations=COARSE_ITERATIONS, num_points=num_points)
             found.append(fit.objective)
-            self.report(tiled.size)
-        return metrics.retrieval_order(np.concatenate(found, axis=1))
+            self.report(rows[:, columns].size)
+        return _Fits(np.full(rows.shape, np.nan), np.concatenate(found, axis=1))
 
     def _best_pose(
         self,
@@ -229,7 +237,10 @@ class _Measurer:
         orders = [rank(cases) for cases in views]
         if len(views) == 1:
             return views[0], orders[0]
-        seen = np.stack([fit(v, order[:, :1]).observed[:, 0] for v, order in zip(views, orders, strict=True)])
+        # Each pose has a box, and so a unit, of its own: errors are compared in that of the whole's frame.
+        seen = np.stack(
+            [fit(v, order[:, :1]).observed[:, 0] * v.scale**2 for v, order in zip(views, orders, strict=True)]
+        )
         best, each = seen.argmin(axis=0), np.arange(seen.shape[1])
         chosen = torch.from_numpy(best), torch.from_numpy(each)
         observed, truth = (torch.stack([getattr(v, name) for v in views])[chosen] for name in ("observed", "truth"))
@@ -260,7 +271,12 @@ class _Measurer:
         return chamfer(boxed, cases.truth).double().cpu().numpy() * cases.scale**2
 
     def _with_ido(
-        self, name: str, seed: int | None, cases: Cases, order: np.ndarray, deformer: TrainedModelLike | None
+        self,
+        name: str,
+        seed: int | None,
+        cases: Cases,
+        order: np.ndarray,
+        deformer: TrainedModelLike | None = None,
     ) -> Measured:
         """IDO on each of the first few retrieved; `reranked` chooses by what it minimised."""
         rows = order[:, :RERANKED_OF]
@@ -284,7 +300,7 @@ class _Measurer:
             prior_weight=self.rules.prior_weight if self._partial else 0.0,
             mirror=self.rules.mirror and self._partial,
         )
-        fit = refine(geometry, cases.observed, index, network, how)
+        fit = refine(geometry, cases.observed, index, network, how, connectivity=self.connectivity)
         objective = fit.objective.double().view(rows.shape).cpu().numpy()
         return _Refined(geometry, index, fit.centre, fit.half_extent, objective)
 
@@ -321,6 +337,12 @@ class _Measurer:
 
     def _ids(self, rows: np.ndarray) -> np.ndarray:
         return np.asarray(self.store.ids, dtype=str)[rows]
+
+
+def _on(device: str, cases: Cases) -> Cases:
+    """The same targets on a device; what is both seen and true stays one tensor."""
+    truth = cases.truth.to(device)
+    return Cases(truth if cases.observed is cases.truth else cases.observed.to(device), truth, cases.scale)
 
 
 def _soundness(store: Any, fit: _Refined, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -168,6 +168,9 @@ def oracle(
     rows, values = known or (np.empty((num_targets, 0), np.int64), np.empty((num_targets, 0)))
     least = _known(rows, values, cases.scale, k)
     gap, at_floor = np.zeros(num_targets), np.zeros(num_targets)
+    measured = np.zeros(order.shape, bool)
+    np.put_along_axis(measured, rows, True, axis=1)
+    measured = np.take_along_axis(measured, order, axis=1)
     for sources in blocks(num_sources, ORACLE_SOURCES):
         block = _source_block(store, sources, cases.truth.shape[1], device)
         laid_out = ordered_sources(block.geometry, sources)
@@ -175,7 +178,7 @@ def oracle(
         place[sources] = np.arange(len(sources))
         for targets in blocks(num_targets, max(1, ORACLE_PAIRS // len(sources))):
             visits = place[order[targets]]
-            visits[(order[targets][:, :, None] == rows[targets][:, None]).any(2)] = -1
+            visits[measured[targets]] = -1
             found = _least_block(model, store, cases, laid_out, targets, visits, least, block)
             gap[targets] = np.maximum(gap[targets], found[0].max(1))
             at_floor[targets] += found[1].sum(1) / num_sources

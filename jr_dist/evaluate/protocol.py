@@ -31,6 +31,7 @@ from jr_dist.evaluate.runs import (
     check_same_dataset,
     entrants,
     fills,
+    finished,
     load_runs,
     scopes,
 )
@@ -101,6 +102,7 @@ def evaluate(
     runs, failures = load_runs(run_paths, load)
     dataset = open_dataset(data or runs[0].model.config.data.path)
     check_same_dataset(runs, dataset.hash, str(dataset.path))
+    runs, unfinished = finished(runs, dataset)
     groups = scopes(runs, dataset.categories)
     targets, points = _targets(dataset, split, groups, num_points)
     grounds = [_ground(dataset, group, targets, points) for group in groups]
@@ -129,7 +131,7 @@ def evaluate(
         grounds,
         targets,
         found.results,
-        [*failures, *found.failures],
+        [*failures, *unfinished, *found.failures],
         bootstrap,
         protocols,
     )
@@ -137,7 +139,16 @@ def evaluate(
     page = report.to_html(tables, items, report.training_charts(runs))
     for name, content in zip(FILES, (to_json(tables), to_markdown(tables), to_csv(tables), page), strict=True):
         atomic_write(out / name, content)
+    _sweep(folder, jobs)
     return tables
+
+
+def _sweep(folder: Path, jobs: Sequence[Job]) -> None:
+    """Remove the blocks of evaluations that this one replaces."""
+    own = {job.name for job in jobs}
+    for path in folder.glob("*.safetensors"):
+        if path.stem not in own:
+            path.unlink(missing_ok=True)
 
 
 def check_output(out: Path) -> None:

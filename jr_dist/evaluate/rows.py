@@ -107,12 +107,12 @@ def summary_rows(results: Sequence[Measured], targets: Targets, bootstrap: Boots
             values = [result.fits[retrieval] for result in own if retrieval in result.fits]
             seeds = [result.seed for result in own if retrieval in result.fits]
             for category, mask in targets.groups():
-                pooled = mean_present([value[mask] for value in values])
-                if np.isnan(pooled).any():
+                # Seeds that have an answer for every target of the column: others would be averaged over fewer.
+                whole = [(s, v[mask]) for s, v in zip(seeds, values, strict=True) if not np.isnan(v[mask]).any()]
+                if not whole:
                     continue
-                found = bootstrap.of(pooled)
-                whole = [(s, v[mask]) for s, v in zip(seeds, values, strict=True) if not np.isnan(v[mask]).all()]
-                means = [SCALE * float(np.nanmean(v)) for _, v in whole]
+                found = bootstrap.of(np.mean([v for _, v in whole], axis=0))
+                means = [SCALE * float(v.mean()) for _, v in whole]
                 between = float(np.std(means, ddof=1)) if len(means) > 1 else None
                 trained = tuple(sorted(s for s, _ in whole if s is not None))
                 kind = {"method": method, "retrieval": retrieval, "protocol": protocol, "category": category}

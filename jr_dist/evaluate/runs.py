@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from jr_dist.config import flatten, load_config
+from jr_dist.data.dataset import Dataset
 from jr_dist.errors import InputError
 from jr_dist.evaluate.methods import (
     AE,
@@ -24,6 +25,8 @@ from jr_dist.evaluate.methods import (
     row_name,
     with_df,
 )
+from jr_dist.train.checkpoint import progress_of
+from jr_dist.train.run_directory import LAST, has_checkpoint
 
 # What may differ between runs of one table without a word: it changes what a run is, or how fast it goes.
 _MAY_DIFFER = (
@@ -124,6 +127,27 @@ def load_runs(
     if not runs:
         raise errors[0]
     return runs, failures
+
+
+def finished(runs: Sequence[LoadedRun], dataset: Dataset) -> tuple[list[LoadedRun], list[Failure]]:
+    """The runs whose training has ended, and the others as failures: half a budget is no row of a fair table.
+
+    Raises `InputError` where none has ended.
+    """
+    whole, failures = [], []
+    for run in runs:
+        step, end = progress_of(run.path, dataset) if has_checkpoint(run.path, LAST) else (0, 0)
+        if step >= end:
+            whole.append(run)
+            continue
+        reason = (
+            f"run {run.path} is half finished, at step {step} of {end}; allowed is a finished run; start it again with "
+            "run.resume auto"
+        )
+        failures.append(Failure(fills(run.name), run.seed, reason))
+    if not whole:
+        raise InputError(failures[0].reason)
+    return whole, failures
 
 
 def failure_of(path: str | Path, reason: str) -> Failure:

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from jr_dist.blocks import Job
+from jr_dist.errors import InputError
 from jr_dist.evaluate.measure import Contender, Rules, measure
 from jr_dist.evaluate.methods import ARRAYS, FULL, Measured, TrainedModelLike
 from jr_dist.evaluate.oracle import Cases, blocks
 from jr_dist.evaluate.runs import Entrant, Ground, Load
 from jr_dist.geometry.observation import Observed, generator, observe, posed, rotations
+from jr_dist.models import ido
 
 MAX_CELLS = 1 << 23  # of a table of targets by sources; some ten such tables are in memory at once, 8 bytes a cell
 MOST_TARGETS = 16  # of a job: what a kill costs, and what a rerun counts in
@@ -37,7 +39,7 @@ def jobs_of(grounds: Sequence[Ground], protocols: Sequence[str], rules: Rules, a
             for protocol in protocols:
                 for block in blocks(len(ground.where), size):
                     depends = {
-                        "schema": SCHEMA,
+                        "schema": [SCHEMA, ido.VERSION],
                         "about": dict(about),
                         "rules": asdict(rules),
                         "sources": list(ground.scope.categories),
@@ -83,17 +85,22 @@ class Measurer:
     def _contender(self, entrant: Entrant) -> Contender:
         if entrant.path is None:
             return Contender(None, None)
-        model = self._model(entrant.path)
+        model = self._model(entrant.path, entrant.identity[0])
         deformer = model if model.has_deformation else None
         if deformer is None and entrant.deformer is not None:
-            deformer = self._model(entrant.deformer)
+            deformer = self._model(entrant.deformer, entrant.identity[1])
         return Contender(entrant.name, entrant.seed, model, deformer, entrant.fills_oracle)
 
-    def _model(self, path: str) -> TrainedModelLike:
+    def _model(self, path: str, identity: str) -> TrainedModelLike:
         if path not in self._loaded:
             while len(self._loaded) > 1:
                 del self._loaded[next(iter(self._loaded))]
             self._loaded[path] = self.load(path)
+        if self._loaded[path].identity != identity:
+            raise InputError(
+                f"run {path} has another best checkpoint than when this evaluation began; allowed is a finished run; "
+                "evaluate again when its training has ended"
+            )
         return self._loaded[path]
 
 

@@ -62,6 +62,8 @@ def check_protocols(names: Iterable[str]) -> tuple[str, ...]:
     for name in names:
         if name not in PROTOCOLS:
             raise InputError(f"protocol {name!r} is unknown; allowed are {', '.join(PROTOCOLS)}; choose among them")
+        if names.count(name) > 1:
+            raise InputError(f"protocol {name!r} is named twice; allowed is once; leave one out")
     return names
 
 

@@ -18,6 +18,8 @@ from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.projection import by_axis, by_part, step_back
 from jr_dist.models.inner_problem import InnerProblem, Prior, bounded_step, inner_problem, null_space_basis
 
+#: of what IDO gives for the same input: goes into the names of results that are kept, and changes with them
+VERSION = 2
 Parameters = tuple[Tensor, Tensor]  #: (centre, half_extent), [M, P, 3] each
 Watch = Callable[[Tensor], None]  #: called with the lowest objective so far, [M], of the start and after each iteration
 

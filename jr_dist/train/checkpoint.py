@@ -14,9 +14,11 @@ import torch
 
 from jr_dist.array_files import read_arrays, write_arrays
 from jr_dist.config import Config
+from jr_dist.data.dataset import Dataset, count_rows
 from jr_dist.errors import InputError
 from jr_dist.train.draw import Draw
 from jr_dist.train.run_directory import LAST, checkpoint_path, has_checkpoint, new_checkpoint
+from jr_dist.train.schedule import make_schedule
 from jr_dist.train.state import TrainState
 
 SCHEMA = 2
@@ -30,6 +32,14 @@ FREE_SETTINGS = (
     # these two by their product, the targets of a step: order and candidates depend on it alone
     *("train.num_workers", "train.batch_size"),
 )
+
+#: settings that one method alone reads
+OWN_SETTINGS = {
+    "labels.": "fit_aware",
+    "ido.teacher_": "ours_ido",
+    "retrieval.dar_loss": "dar",
+    "retrieval.margin": "dar",
+}
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,14 @@ def saved_step(run: Path) -> int:
     return read_manifest(checkpoint_path(run, LAST))["step"] if has_checkpoint(run) else 0
 
 
+def progress_of(run: str | Path, dataset: Dataset) -> tuple[int, int]:
+    """The step of a run's last checkpoint, and the step at which its training ends."""
+    manifest = read_manifest(checkpoint_path(run, LAST))
+    settings = Config.model_validate(manifest["config"])
+    num_targets = count_rows(dataset, "train", settings.data.categories)
+    return manifest["step"], make_schedule(settings.train, num_targets, settings.train.num_workers).num_steps
+
+
 def restore(state: TrainState, checkpoint: Checkpoint, *, dataset_hash: str) -> None:
     """Put a checkpoint into a fresh state; all ranks call it together.
 
@@ -162,12 +180,18 @@ def check_same_run(
             f"{dataset_hash[:12]}); allowed is the same dataset; set data.path to it, or name a new run.path"
         )
     then, now = (_compared(tree) for tree in (manifest["config"], config.model_dump(mode="json")))
+    then, now = ({k: v for k, v in flat.items() if _matters(k, config.train.method)} for flat in (then, now))
     for name in sorted(then.keys() | now.keys()):
         if then.get(name) != now.get(name):
             raise InputError(
                 f"checkpoint {path} was trained with {name} {then.get(name)}, now it is {now.get(name)}; allowed is "
                 "the same value; restore it, or name a new run.path"
             )
+
+
+def _matters(name: str, method: str) -> bool:
+    """Whether a run of `method` depends on a setting: some are of one method alone."""
+    return all(method == owner for prefix, owner in OWN_SETTINGS.items() if name.startswith(prefix))
 
 
 def _compared(tree: dict[str, Any]) -> dict[str, Any]:

@@ -48,13 +48,19 @@ def with_absolute_paths(config: Config) -> Config:
     )
 
 
+def require_cuda(setting: str) -> None:
+    """Raise `InputError` where `setting` asks this process for a GPU and there is none."""
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"{setting} is cuda, but this machine has no CUDA device; allowed here is cpu; set that, or more than 0 "
+            "workers to run on a cluster that has one"
+        )
+
+
 def check(config: Config) -> None:
     """Raise `InputError` for what can be known wrong before anything starts: data, K, batch size."""
-    if config.train.device == "cuda" and config.train.num_workers == 0 and not torch.cuda.is_available():
-        raise InputError(
-            "train.device is cuda, but this machine has no CUDA device; allowed is auto or cpu; set one of them, or "
-            "train.num_workers to run on a cluster that has one"
-        )
+    if config.train.device == "cuda" and config.train.num_workers == 0:
+        require_cuda("train.device")
     _check_places(config)
     k = config.retrieval.num_candidates
     if config.train.method == "dar" and config.retrieval.dar_loss == "margin" and k <= NUM_POSITIVES:

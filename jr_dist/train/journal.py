@@ -15,20 +15,20 @@ from torch.utils.tensorboard import SummaryWriter
 from jr_dist.train.run_directory import METRICS
 
 SECONDS_BETWEEN_LINES = 5.0
-#: since this start of the run, in the lines of validations
-SECONDS = "seconds"
+#: in the lines of validations: which start of the run, and the seconds since it began
+START, SECONDS = "start", "seconds"
 
 
 class Journal:
     """Logs of the rank that writes them. Use as a context manager."""
 
-    def __init__(self, run: Path, num_steps: int, first_step: int, *, title: str) -> None:
+    def __init__(self, run: Path, num_steps: int, first_step: int, *, title: str, start: int, began: float) -> None:
         self._file = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step)
         self._num_steps, self._first_step, self._title = num_steps, first_step, title
         self._started = self._last_line = 0.0  # of the first step: what starting took says nothing of the rest
         self._nearest: deque[int] = deque(maxlen=512)
-        self._opened = time.monotonic()
+        self._start, self._began = start, began
 
     def step(self, step: int, logged: Mapping[str, Any], *, rate: float, every: int) -> None:
         """Note a step; it is written every `every` steps and printed every few seconds."""
@@ -49,9 +49,12 @@ class Journal:
 
     def validation(self, step: int, values: Mapping[str, Any]) -> None:
         """Note a validation."""
-        self._write("val", step, {**values, SECONDS: round(time.monotonic() - self._opened, 1)})
+        self._write("val", step, {**values, START: self._start, SECONDS: self._seconds()})
         shown = " ".join(f"{name} {_short(value)}" for name, value in values.items())
         print(f"{self._title} step {step + 1}/{self._num_steps} validation {shown}", flush=True)
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._began, 1)
 
     def _line(self, step: int, values: Mapping[str, Any], now: float) -> str:
         steps_a_second = (step + 1 - self._first_step) / max(now - self._started, 1e-9)
@@ -93,18 +96,17 @@ def _short(value: Any) -> str:
 
 
 def training_minutes(run: Path) -> float | None:
-    """What the steps and validations of a run took, by its own metrics; of several starts, up to each one's last
-    validation that was kept. None where it logged none."""
-    path = run / METRICS
-    total = last = 0.0
+    """What a run took by its own metrics, preparation included; of each start, up to its last validation.
+
+    None where it logged none.
+    """
+    path, seconds = run / METRICS, {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             entry = json.loads(line)
         except ValueError:
             continue  # the line being written when the process was killed
-        if not isinstance(entry, dict) or SECONDS not in entry:
-            continue
-        if entry[SECONDS] < last:  # another start
-            total += last
-        last = entry[SECONDS]
-    return (total + last) / 60 or None
+        if isinstance(entry, dict) and SECONDS in entry:
+            start = entry.get(START, 0)
+            seconds[start] = max(entry[SECONDS], seconds.get(start, 0.0))
+    return sum(seconds.values()) / 60 or None

@@ -28,7 +28,7 @@ from jr_dist.data.schema import tensor
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
 from jr_dist.geometry.chamfer import chamfer_matrix
-from jr_dist.models.ido import optimise_inner
+from jr_dist.models.ido import VERSION, optimise_inner
 from jr_dist.progress import progress
 
 BLOCK_PAIRS = 4096  # of a job, at least: some seconds of work
@@ -144,6 +144,7 @@ def _settings(config: Config, dataset: Dataset) -> dict[str, Any]:
         "iterations": config.labels.iterations,
         "num_points": config.labels.num_points,
         "connectivity": config.model.connectivity,
+        "ido": VERSION,
     }
 
 

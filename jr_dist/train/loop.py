@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import pairwise, repeat
@@ -59,6 +60,7 @@ def run_training(
     Every rank runs it. Rank 0 and the shards write. `incarnation` is this start's number (`claim`). Raises `InputError`
     where a machine does not see `run.path`, and as `restore` and `save_checkpoint` do.
     """
+    began = time.monotonic()
     dataset = open_dataset(config.data.path)
     store = SourceStore.open(dataset, categories=config.data.categories)
     state = new_state(config, store, group, device, shards=shards, incarnation=incarnation, clouds=clouds)
@@ -77,7 +79,7 @@ def run_training(
     if not method.trains_retrieval:
         whole = torch.from_numpy(table.points[:, : config.data.num_points].copy())
         nearest = nearest_by_chamfer(store, whole, config.data.num_points)
-    journal = _journal(run, schedule, state) if group.rank == 0 else nullcontext()
+    journal = _journal(run, schedule, state, began) if group.rank == 0 else nullcontext()
     effective: list[tuple[float, float]] = []  # of P_R and p_fit, in the steps of soft retrieval since a validation
     ahead = config.bank.lookahead
     stream = batches(dataset, config, group, state.step, schedule.num_steps - state.step + ahead)
@@ -182,6 +184,6 @@ def _check_shared(state: TrainState, run: Path) -> None:
         )
 
 
-def _journal(run: Path, schedule: Schedule, state: TrainState) -> Journal:
+def _journal(run: Path, schedule: Schedule, state: TrainState, began: float) -> Journal:
     title = METHODS[state.config.train.method].title
-    return Journal(run, schedule.num_steps, state.step, title=title)
+    return Journal(run, schedule.num_steps, state.step, title=title, start=state.incarnation, began=began)

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 
 from jr_dist.config import Config, flatten
-from jr_dist.data.dataset import Dataset, count_rows
+from jr_dist.data.dataset import Dataset
 from jr_dist.errors import InputError
-from jr_dist.train.checkpoint import load_checkpoint, read_manifest
+from jr_dist.train.checkpoint import load_checkpoint, progress_of, read_manifest
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.run_directory import BEST, LAST, checkpoint_path, has_checkpoint
-from jr_dist.train.schedule import make_schedule
 from jr_dist.train.state import TrainState
 
 #: dense weights and codes that make up the deformation module
@@ -66,7 +65,7 @@ def check_teacher(config: Config, dataset: Dataset, source_ids: list[str]) -> No
                 "the same value; change the one or train the other again"
             )
     assert manifest["source_ids"] == source_ids, "the same dataset and categories have the same sources"
-    step, end = read_manifest(checkpoint_path(named, LAST))["step"], _last_step(manifest, dataset)
+    step, end = progress_of(named, dataset)
     if step < end:
         raise InputError(
             f"train.teacher {named} is half finished, at step {step} of {end}; allowed is {asked}; start it again with "
@@ -99,10 +98,3 @@ def take_over(state: TrainState, *, dataset_hash: str) -> None:
 
 def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, keys in manifest["config"].items() for key, value in keys.items()}
-
-
-def _last_step(manifest: dict[str, Any], dataset: Dataset) -> int:
-    """Where a run ends, by the settings in its checkpoint."""
-    settings = Config.model_validate(manifest["config"])
-    num_targets = count_rows(dataset, "train", settings.data.categories)
-    return make_schedule(settings.train, num_targets, settings.train.num_workers).num_steps

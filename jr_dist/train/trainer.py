@@ -16,7 +16,7 @@ import numpy as np
 import ray
 import ray.train
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from torch import Tensor
@@ -127,6 +127,8 @@ def train_each(configs: Sequence[Config], *, at_once: int = 1) -> Iterator[tuple
 def _outcome(work: Callable[[], Any]) -> Exception | None:
     try:
         work()
+    except RayTaskError as error:
+        return error.cause  # as it was raised there, without Ray's lines around it
     except (InputError, FloatingPointError, RuntimeError, TrainingFailedError, RayError) as error:
         return error
     return None

@@ -43,12 +43,20 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
         type=whole_number(0),
         help="actors of Ray that measure; 0 = this process [the first run's evaluate.num_workers]",
     )
+    parser.add_argument(
+        "--num-gpus",
+        metavar="X",
+        type=float,
+        help="GPUs, or the share of one, of each of them; above 0 they compute there [the first run's "
+        "evaluate.num_gpus]",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute [cpu]")
     parser.add_argument("--seed", metavar="N", type=whole_number(0), default=0, help="seed of the intervals [0]")
 
 
 def _run(arguments: Namespace) -> None:
     from jr_dist.config import EvaluateConfig
+    from jr_dist.train.checks import require_cuda
 
     config = _settings(arguments.runs[0])
     settings = EvaluateConfig() if config is None else config.evaluate
@@ -56,7 +64,10 @@ def _run(arguments: Namespace) -> None:
     num_points = arguments.num_points or settings.num_points
     protocols = arguments.protocols.split(",") if arguments.protocols else settings.protocols
     num_workers = settings.num_workers if arguments.num_workers is None else arguments.num_workers
-    num_gpus = settings.num_gpus if num_workers else 0.0
+    num_gpus = (settings.num_gpus if arguments.num_gpus is None else arguments.num_gpus) if num_workers else 0.0
+    device = "cuda" if num_gpus > 0 else arguments.device
+    if device == "cuda" and not num_workers:
+        require_cuda("--device")
     from jr_dist.evaluate.markdown import to_markdown
     from jr_dist.evaluate.protocol import check_output, evaluate
     from jr_dist.geometry.observation import check_protocols
@@ -80,7 +91,7 @@ def _run(arguments: Namespace) -> None:
         ido=settings.ido if arguments.ido is None else arguments.ido,
         num_workers=num_workers,
         num_gpus=num_gpus,
-        device=arguments.device,
+        device=device,
         ido_settings=None if config is None else config.ido,
         cluster=None if config is None else config.cluster,
         seed=arguments.seed,
