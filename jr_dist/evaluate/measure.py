@@ -33,9 +33,9 @@ from jr_dist.evaluate.methods import (
     with_df,
     with_ido,
 )
-from jr_dist.evaluate.oracle import Cases, Oracle, blocks, fits_of, oracle, padded_joints, undeformed_chamfer
+from jr_dist.evaluate.oracle import Cases, Oracle, blocks, errors, fits_of, oracle, padded_joints, undeformed_chamfer
 from jr_dist.geometry.boxes import deform
-from jr_dist.geometry.chamfer import chamfer, one_sided
+from jr_dist.geometry.chamfer import chamfer
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.models.ido import Parameters
 from jr_dist.models.refine import Refinement, refine
@@ -309,15 +309,7 @@ class _Measurer:
         return geometry, torch.arange(len(rows), device=cases.observed.device).repeat_interleave(rows.shape[1])
 
     def _measured(self, cases: Cases, rows: np.ndarray, points: Tensor, index: Tensor) -> _Fits:
-        whole = chamfer(points, cases.truth, y_index=index).double().view(rows.shape).cpu().numpy()
-        if cases.observed is cases.truth:
-            seen = whole
-        elif self._partial:
-            shown = cases.observed[index]
-            seen = one_sided(shown, points).double().view(rows.shape).cpu().numpy()
-        else:
-            seen = chamfer(points, cases.observed, y_index=index).double().view(rows.shape).cpu().numpy()
-        return _Fits(whole * cases.scale[:, None] ** 2, seen)
+        return _Fits(*(values.reshape(rows.shape) for values in errors(points, index, cases, self._partial)))
 
     # ---- results --------------------------------------------------------------------------------------------------
 

@@ -113,31 +113,35 @@ def fits_of(
         for target, boxes in zip(targets, zip(centre, half_extent, strict=True), strict=True):
             block = _source_block(store, rows[target], cases.truth.shape[1], device)
             fits.gap[target], fits.at_floor[target] = block.soundness(*boxes)
-            whole, seen = _measured(block.geometry, cases, int(target), *boxes, one_sided)
-            fits.chamfer[target], fits.observed[target] = whole * cases.scale[target] ** 2, seen
+            deformed, order = deform(block.geometry, *boxes), None
+            if deformed.device.type == "cpu":
+                order = spatial_order(block.geometry.points)
+            index = torch.full((len(deformed),), int(target), device=deformed.device)
+            fits.chamfer[target], fits.observed[target] = errors(deformed, index, cases, one_sided, order)
         if report:
             report(rows[targets].size)
     return fits
 
 
 @torch.no_grad()
-def _measured(
-    geometry: PartGeometry, cases: Cases, target: int, centre: Tensor, half_extent: Tensor, one_sided: bool
+def errors(
+    clouds: Tensor, index: Tensor, cases: Cases, one_sided: bool, order: Tensor | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Chamfer to the truth, and the error that is seen, (K,) float64 each, of K deformed sources and one target."""
-    deformed = deform(geometry, centre, half_extent)
-    device = deformed.device
-    order = spatial_order(geometry.points) if device.type == "cpu" else None
-    same = torch.zeros(len(deformed), dtype=torch.int64, device=device)
-    truth, observed = (values[target : target + 1].to(device) for values in (cases.truth, cases.observed))
-    whole = chamfer(deformed, truth, y_index=same, x_order=order)
+    """(M,) float64 each: chamfer of clouds (M, N, 3) to the truth of the targets `index` (M,), and the error seen.
+
+    The first in the truth's canonical frame, the second in the observed one, two-sided or from the observation alone.
+    `order` is the clouds' `spatial_order`, which saves time.
+    """
+    truth, observed = cases.truth.to(clouds.device), cases.observed.to(clouds.device)
+    whole = chamfer(clouds, truth, y_index=index, x_order=order)
     if one_sided:
-        seen = half_chamfer(observed.expand(len(deformed), -1, -1), deformed, y_order=order)
+        seen = half_chamfer(observed[index], clouds, y_order=order)
     elif cases.observed is cases.truth:
         seen = whole
     else:
-        seen = chamfer(deformed, observed, y_index=same, x_order=order)
-    return whole.double().cpu().numpy(), seen.double().cpu().numpy()
+        seen = chamfer(clouds, observed, y_index=index, x_order=order)
+    whole, seen = (values.double().cpu().numpy() for values in (whole, seen))
+    return whole * cases.scale[index.cpu().numpy()] ** 2, seen
 
 
 # ---- the best of all -------------------------------------------------------------------------------------------------
