@@ -17,16 +17,18 @@ from conftest import TINY_SETTINGS
 from evaluation_cases import NUM_POINTS, BoxModel, FakeStore, settings, sources, targets
 from test_train import arrays_of
 
+from jr_dist.blocks import run_jobs
 from jr_dist.config import load_config
 from jr_dist.data import nearest_source, recent_projections, source_store, step_plan
 from jr_dist.data.dataset import open_dataset, read_targets, write_dataset
 from jr_dist.data.nearest_source import nearest_by_chamfer
 from jr_dist.data.records import SourceModel
 from jr_dist.data.source_store import SourceStore
-from jr_dist.evaluate import protocol
-from jr_dist.evaluate.methods import DF, OURS, R_DF
+from jr_dist.evaluate import protocol, work
+from jr_dist.evaluate.measure import Rules
+from jr_dist.evaluate.methods import DF, NEAREST_DF, OURS
 from jr_dist.evaluate.protocol import evaluate
-from jr_dist.evaluate.runs import Ground, LoadedRun, Scope
+from jr_dist.evaluate.runs import Ground, LoadedRun, Scope, entrants
 from jr_dist.geometry.chamfer import chamfer_matrix
 from jr_dist.serve.fit import fit
 from jr_dist.train.trainer import train
@@ -41,7 +43,6 @@ def larger_than_memory(monkeypatch, tmp_path) -> Path:
     monkeypatch.setattr(step_plan, "_tables", {})
     monkeypatch.setattr(recent_projections, "MAX_BYTES", 20_000)
     monkeypatch.setattr(nearest_source, "CHUNK", 5)
-    monkeypatch.setattr(protocol, "MAX_CELLS", 1)
     monkeypatch.setenv("JR_SCRATCH", str(scratch))
     return scratch
 
@@ -95,7 +96,7 @@ def test_training_evaluation_and_fit_give_the_bits_of_memory(
 
 
 @pytest.mark.parametrize("max_cells", [1, 16, 24, 1 << 23])
-def test_as_many_targets_at_a_time_as_memory_allows(monkeypatch, max_cells):
+def test_as_many_targets_at_a_time_as_memory_allows(monkeypatch, tmp_path, max_cells):
     """A run that fails on a later target fills no row; the others score what they score on all targets together."""
 
     class FailsOnTheLast(BoxModel):
@@ -109,19 +110,29 @@ def test_as_many_targets_at_a_time_as_memory_allows(monkeypatch, max_cells):
     clouds = torch.from_numpy(np.stack([target.points for target in targets(5)]))
 
     def run(method: str, seed: int, kind: type[BoxModel]) -> LoadedRun:
-        config = settings("data", "run", train__method={OURS: "ours", DF: "df"}[method])
-        return LoadedRun(
-            f"{method}-{seed}", method, seed, None, kind(config, "hash", store.ids, store, ranks_by="first")
-        )
+        config = settings("data", f"{method}-{seed}", train__method={OURS: "ours", DF: "df"}[method])
+        model = kind(config, "hash", store.ids, store, ranks_by="first")
+        return LoadedRun(f"{method}-{seed}", method, seed, None, model)
+
+    def measured(runs: tuple[LoadedRun, ...]) -> protocol.Found:
+        names = tuple(f"target-{i}" for i in range(5))
+        scope = Scope(("chair", "table"), runs)
+        ground = Ground(scope, store, np.arange(5), clouds, names, entrants(runs))
+        rules = Rules(num_points=NUM_POINTS, ido=False, iterations=1, prior_weight=0.1, mirror=False)
+        jobs = work.jobs_of([ground], ["full"], rules, {})
+        models = {run.path: run.model for run in runs}
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        run_jobs(work.make_measurer, ([ground], rules, models.get, 0), jobs, folder, advance=lambda _: None)
+        return protocol.collect([ground], jobs, folder, 5)
 
     runs = (run(OURS, 0, BoxModel), run(DF, 0, BoxModel), run(OURS, 1, FailsOnTheLast), run(DF, 1, FailsOnTheLast))
-    ground = Ground(Scope(("chair", "table"), runs), store, np.arange(5), clouds)
-    together, _ = protocol._measure(replace(ground, scope=Scope(("chair", "table"), runs[:2])), "cpu", lambda _: None)
-    monkeypatch.setattr(protocol, "MAX_CELLS", max_cells)
-    found, failures = protocol._measure(ground, "cpu", lambda _: None)
-    assert [(failure.methods, failure.seed) for failure in failures] == [((OURS,), 1), ((R_DF, DF), 1)]
-    assert [(x.method, x.seed) for x in found] == [(x.method, x.seed) for x in together]
-    for one, other in zip(found, together, strict=True):
+    together = measured(runs[:2]).results
+    monkeypatch.setattr(work, "MAX_CELLS", max_cells)
+    found = measured(runs)
+    assert [(each.methods, each.seed) for each in found.failures] == [((OURS,), 1), ((NEAREST_DF, DF), 1)]
+    assert [x.key for x in found.results] == [x.key for x in together]
+    for one, other in zip(found.results, together, strict=True):
         for name, values in {**vars(one), **one.fits}.items():
             if isinstance(values, np.ndarray):
                 np.testing.assert_array_equal(values, {**vars(other), **other.fits}[name])

@@ -122,7 +122,7 @@ def evaluate(
             num_gpus=num_gpus,
             cluster=cluster,
         )
-    found = _collect(grounds, jobs, folder, len(points))
+    found = collect(grounds, jobs, folder, len(points))
     bootstrap = rows.Bootstrap(resamples, seed)
     tables = assemble(
         dataset,
@@ -190,7 +190,7 @@ def _ground(dataset: Dataset, scope: Scope, targets: rows.Targets, points: Tenso
     return Ground(scope, store, where, points[torch.from_numpy(where)], names, entrants(scope.runs))
 
 
-def _collect(grounds: Sequence[Ground], jobs: Sequence[Job], folder: Path, num_targets: int) -> Found:
+def collect(grounds: Sequence[Ground], jobs: Sequence[Job], folder: Path, num_targets: int) -> Found:
     """What every method scored on all targets of the table, blocks and groups of runs joined."""
     found: dict[tuple[str, int | None, str], Measured] = {}
     failures: list[Failure] = []
