@@ -25,15 +25,16 @@ from jr_dist.evaluate.methods import (
     row_name,
     with_df,
 )
-from jr_dist.train.checkpoint import progress_of
+from jr_dist.train.checkpoint import matters, progress_of
 from jr_dist.train.run_directory import LAST, has_checkpoint
 
 # What may differ between runs of one table without a word: it changes what a run is, or how fast it goes.
 _MAY_DIFFER = (
     *("train.method", "train.teacher", "train.seed", "train.num_workers", "train.device"),
-    *("data.path", "data.categories"),
+    *("data.path", "data.categories", "labels.path", "labels.num_workers"),
+    *("ido.iterations", "ido.prior_weight", "ido.mirror"),
 )
-_MAY_DIFFER_SECTIONS = ("run", "cluster", "evaluate", "compare", "bank", "labels", "ido")
+_MAY_DIFFER_SECTIONS = ("run", "cluster", "evaluate", "compare", "bank")
 
 Load = Callable[[str], TrainedModelLike]
 
@@ -237,6 +238,8 @@ def differing_settings(runs: Sequence[LoadedRun]) -> list[str]:
             continue
         values: dict[str, list[str]] = {}
         for run, tree in zip(compared, trees, strict=True):
+            if not matters(name, run.model.method):
+                continue
             values.setdefault(str(tree[name]), []).append(f"{run.name} (seed {run.seed})")
         if len(values) > 1:
             shown = "; ".join(f"{value} for {', '.join(names)}" for value, names in values.items())

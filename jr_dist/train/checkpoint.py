@@ -180,7 +180,7 @@ def check_same_run(
             f"{dataset_hash[:12]}); allowed is the same dataset; set data.path to it, or name a new run.path"
         )
     then, now = (_compared(tree) for tree in (manifest["config"], config.model_dump(mode="json")))
-    then, now = ({k: v for k, v in flat.items() if _matters(k, config.train.method)} for flat in (then, now))
+    then, now = ({k: v for k, v in flat.items() if matters(k, config.train.method)} for flat in (then, now))
     for name in sorted(then.keys() | now.keys()):
         if then.get(name) != now.get(name):
             raise InputError(
@@ -189,7 +189,7 @@ def check_same_run(
             )
 
 
-def _matters(name: str, method: str) -> bool:
+def matters(name: str, method: str) -> bool:
     """Whether a run of `method` depends on a setting: some are of one method alone."""
     return all(method == owner for prefix, owner in OWN_SETTINGS.items() if name.startswith(prefix))
 
