@@ -13,7 +13,7 @@ from PIL import Image
 
 from jr_dist.data import render
 from jr_dist.data.part_mesh import PartMesh, concatenated, deformed
-from jr_dist.evaluate.methods import DF, FULL, NEAREST_DF, TOP_1, Measured, place, with_df
+from jr_dist.evaluate.methods import DF, FULL, NEAREST_DF, TOP_1, Measured, with_df
 from jr_dist.evaluate.rows import SCALE, Targets
 from jr_dist.evaluate.runs import Ground, LoadedRun
 from jr_dist.evaluate.side_by_side import DEFORMED, SOURCE, TARGET, side_by_side
@@ -71,7 +71,7 @@ def show(
 
 
 def _showcase(ground: Ground, results: Sequence[Measured]) -> tuple[LoadedRun, Measured] | None:
-    """The run whose results are shown: the last in the order of the tables that can, of its least seed."""
+    """The run whose results are shown: that which fits best at top-1 as it deforms; of equals the one of least seed."""
     found = {(result.method, result.seed): result for result in results if result.protocol == FULL}
     candidates = []
     for run in ground.scope.runs:
@@ -79,7 +79,11 @@ def _showcase(ground: Ground, results: Sequence[Measured]) -> tuple[LoadedRun, M
         result = next((found[name, run.seed] for name in names if (name, run.seed) in found), None)
         if run.model.has_deformation and result is not None and result.retrieved is not None:
             candidates.append((run, result))
-    return max(candidates, key=lambda pair: (place(pair[1].method), -pair[0].seed), default=None)
+
+    def by_fit(pair: tuple[LoadedRun, Measured]) -> tuple[float, int]:
+        return float(pair[1].fits[TOP_1][ground.where].mean()), pair[0].seed
+
+    return min(candidates, key=by_fit, default=None)
 
 
 def _items(
