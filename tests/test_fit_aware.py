@@ -211,5 +211,5 @@ def test_several_workers_learn_as_well(tiny_dataset, tmp_path, teacher, labels_p
     overrides = {"train__num_workers": 2, "train__batch_size": 4, "bank__num_shards": 2}
     few = {"labels__step_sources": 8, "train__epochs": 20, "retrieval__sigma0": 2.0}
     train(pupil(tiny_dataset, tmp_path / "run", teacher, labels_path, **overrides, **few))
-    losses = logged(tmp_path / "run", "loss_embedding")
-    assert np.mean(losses[-2:]) < np.mean(losses[:2])
+    found = logged(tmp_path / "run", "chamfer_x100", "val")  # a step's loss says little: each compares other sources
+    assert min(found) < 0.9 * found[0]

@@ -108,6 +108,7 @@ def test_the_margin_loss_of_dar_by_hand():
     assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
     loss.backward()
     # the farthest positive is pulled by every negative that is too near, which are pushed; the rest feels nothing
+    assert squared.grad is not None
     assert torch.equal(squared.grad, torch.tensor([[-0.5, 1.0, -0.5, 0.0], [0.0, 0.5, 0.0, -0.5]]))
 
 

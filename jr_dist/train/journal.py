@@ -109,4 +109,4 @@ def training_minutes(run: Path) -> float | None:
         if isinstance(entry, dict) and SECONDS in entry:
             start = entry.get(START, 0)
             seconds[start] = max(entry[SECONDS], seconds.get(start, 0.0))
-    return sum(seconds.values()) / 60 or None
+    return sum(seconds.values()) / 60 if seconds else None
