@@ -46,8 +46,6 @@ MAX_PAIRS = 512
 #: the share of itself that a half-extent stops at in IDO
 IDO_FLOOR = 0.05
 
-Report = Callable[[int], None]  # told how many pairs were finished
-
 
 @dataclass(frozen=True)
 class Rules:
@@ -92,16 +90,14 @@ class _Refined:
 
 
 @torch.no_grad()
-def measure(
-    store: Any, contender: Contender, views: Sequence[Cases], protocol: str, rules: Rules, report: Report | None = None
-) -> list[Measured]:
+def measure(store: Any, contender: Contender, views: Sequence[Cases], protocol: str, rules: Rules) -> list[Measured]:
     """The rows of one contender on B targets, seen in each of the poses `views`; ids of sources are theirs in `store`.
 
     Raises FloatingPointError where a run's distances or parameters are not finite.
     """
     views = [_on(rules.device, cases) for cases in views]
     connectivity = contender.model is None or contender.model.config.model.connectivity
-    measurer = _Measurer(store, protocol, rules, connectivity, report or (lambda _: None))
+    measurer = _Measurer(store, protocol, rules, connectivity)
     if contender.name is None:
         found = measurer.baselines(views)
     elif contender.name == DF:
@@ -124,7 +120,6 @@ class _Measurer:
     protocol: str
     rules: Rules
     connectivity: bool  # whether IDO keeps joints closed: as the run does, and where there is none
-    report: Report
 
     @property
     def _partial(self) -> bool:
@@ -202,7 +197,6 @@ class _Measurer:
             num_points=self.rules.num_points,
             one_sided=self._partial,
             device=self.rules.device,
-            report=self.report,
         )
         return metrics.retrieval_order(distances)
 
@@ -224,7 +218,6 @@ class _Measurer:
         for columns in blocks(rows.shape[1], max(1, MAX_PAIRS // len(rows))):
             fit = self._refine(few, rows[:, columns], None, iterations=COARSE_ITERATIONS, num_points=num_points)
             found.append(fit.objective)
-            self.report(rows[:, columns].size)
         return _Fits(np.full(rows.shape, np.nan), np.concatenate(found, axis=1))
 
     def _best_pose(
@@ -261,7 +254,6 @@ class _Measurer:
             rows,
             one_sided=self._partial,
             device=self.rules.device,
-            report=self.report,
         )
         return _Fits(found.chamfer, found.observed)
 
@@ -320,7 +312,7 @@ class _Measurer:
     def _oracle(
         self, model: TrainedModelLike, cases: Cases, order: np.ndarray, known: tuple[np.ndarray, np.ndarray]
     ) -> Oracle:
-        return oracle(model, self.store, cases, order, k=1, known=known, device=self.rules.device, report=self.report)
+        return oracle(model, self.store, cases, order, k=1, known=known, device=self.rules.device)
 
     def _against_oracle(self, ranked: Measured, order: np.ndarray, best: Oracle) -> Measured:
         """With the place of the source that fits best; of sources that fit equally well the first retrieved counts."""
