@@ -12,7 +12,7 @@ from jr_dist.config import Config, load_config
 from jr_dist.data.dataset import open_dataset, read_targets
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
-from jr_dist.models.ido import optimise_inner
+from jr_dist.models.refine import Refinement, refine
 from jr_dist.train import labels
 from jr_dist.train.labels import Labels, chosen_sources, labels_folder, make_labels, open_labels
 
@@ -34,7 +34,8 @@ def direct(config: Config) -> np.ndarray:
     store = SourceStore.open(dataset, config.data.categories)
     points = torch.from_numpy(read_targets(dataset, "train", config.data.categories).points[:, :n].copy())
     geometry, same = store.geometry(np.arange(len(store)), num_points=n), torch.zeros(len(store), dtype=torch.int64)
-    fits = [optimise_inner(geometry, each[None], same, iterations=config.labels.iterations) for each in points]
+    how = Refinement(iterations=config.labels.iterations)
+    fits = [refine(geometry, each[None], same, None, how) for each in points]
     return torch.stack([fit.loss for fit in fits]).numpy()
 
 
@@ -101,9 +102,9 @@ def test_a_second_start_computes_only_what_is_missing(tiny_dataset, tmp_path, sm
 
     def counted(geometry, *arguments, **options):
         fitted.append(len(geometry.points))
-        return optimise_inner(geometry, *arguments, **options)
+        return refine(geometry, *arguments, **options)
 
-    monkeypatch.setattr(labels, "optimise_inner", counted)
+    monkeypatch.setattr(labels, "refine", counted)
     made(config)
     assert not fitted
     victim.unlink()

@@ -28,7 +28,8 @@ from jr_dist.data.schema import tensor
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
 from jr_dist.geometry.chamfer import chamfer_matrix
-from jr_dist.models.ido import VERSION, optimise_inner
+from jr_dist.models.ido import VERSION
+from jr_dist.models.refine import Refinement, refine
 from jr_dist.progress import progress
 
 BLOCK_PAIRS = 4096  # of a job, at least: some seconds of work
@@ -40,7 +41,7 @@ _PAIRS_AT_ONCE = {"cpu": 512, "cuda": 4096}  # 30 kB and 100 kB each at 512 poin
 
 @dataclass(frozen=True)
 class Labels:
-    """The fit of T training targets by L of S sources each: chamfer after IDO from the undeformed source."""
+    """The fit of T training targets by L of S sources each: chamfer after IDO from the two starts of `refine`."""
 
     values: np.ndarray  # [T, L] float32
     columns: np.ndarray | None  # [T, L] int32, ascending: the sources; None where they are all S, in order
@@ -142,6 +143,7 @@ def _settings(config: Config, dataset: Dataset) -> dict[str, Any]:
         "categories": sorted(check_categories(dataset, config.data.categories) or dataset.categories),
         "sources": _num_labelled(config, dataset),
         "iterations": config.labels.iterations,
+        "starts": ["undeformed", "spread_alike"],
         "num_points": config.labels.num_points,
         "connectivity": config.model.connectivity,
         "ido": VERSION,
@@ -180,11 +182,12 @@ def _make_work(path: str, categories: Sequence[str] | None, settings: Mapping[st
             pairs = np.arange(begin, min(begin + at_once, len(rows)))
             of_target = pairs // columns.shape[1]
             seen = points[of_target[0] : of_target[-1] + 1].to(device)
-            fit = optimise_inner(
+            fit = refine(
                 geometry(rows[pairs]),
                 seen,
                 torch.from_numpy(of_target - of_target[0]).to(device),
-                iterations=task["iterations"],
+                None,
+                Refinement(iterations=task["iterations"]),
                 connectivity=task["connectivity"],
             )
             values[pairs] = fit.loss.cpu().numpy()

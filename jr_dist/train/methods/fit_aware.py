@@ -19,7 +19,7 @@ from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset
 from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.part_geometry import PartGeometry
-from jr_dist.models.ido import optimise_inner
+from jr_dist.models.refine import Refinement, refine
 from jr_dist.models.retrieval import effective_number, retrieval_weight, soft_retrieval
 from jr_dist.train.draw import Draw
 from jr_dist.train.label_loss import label_loss, label_probability, spread_of_best, step_columns
@@ -88,13 +88,8 @@ def fitted(
     """The sources after IDO to the whole target, as the labels have it: [M, N, 3]."""
     sources = geometry.take(pairs.source_index)
     settings = state.config
-    fit = optimise_inner(
-        sources,
-        points,
-        pairs.target_index,
-        iterations=settings.labels.iterations,
-        connectivity=settings.model.connectivity,
-    )
+    how = Refinement(iterations=settings.labels.iterations)
+    fit = refine(sources, points, pairs.target_index, None, how, connectivity=settings.model.connectivity)
     return deform(sources, fit.centre, fit.half_extent)
 
 
