@@ -238,6 +238,11 @@ class LabelsConfig(Section):
         description="sources labelled for each target: half those nearest after coarse alignment, half drawn; none = "
         "all of them",
     )
+    copies: int = Field(
+        default=3,
+        ge=0,
+        description="stretched copies of each training target that are labelled too, and seen in each step of it",
+    )
     iterations: int = Field(default=3, ge=1, description="exact solves a pair, from each of two starts")
     num_points: int = Field(default=512, ge=32, description="points of a shape in them")
     step_sources: int = Field(default=256, ge=2, description="sources whose labels a training step compares, at most")

@@ -15,10 +15,11 @@ from jr_dist.errors import InputError
 from jr_dist.models.refine import Refinement, refine
 from jr_dist.train import labels
 from jr_dist.train.labels import Labels, chosen_sources, labels_folder, make_labels, open_labels
+from jr_dist.train.stretch import LARGEST_STRETCH, stretch_factors, stretched
 
 
 def settings(dataset: Path, folder: Path, **overrides) -> Config:
-    small = {"data.path": str(dataset), "run.path": str(folder / "run"), "labels.num_points": 64}
+    small = {"data.path": str(dataset), "run.path": str(folder / "run"), "labels.num_points": 64, "labels.copies": 0}
     small |= {"labels.iterations": 2, "train.method": "fit_aware", "labels.path": str(folder / "labels")}
     return load_config(None, small | {name.replace("__", "."): value for name, value in overrides.items()})
 
@@ -29,10 +30,11 @@ def made(config: Config) -> Labels:
 
 
 def direct(config: Config) -> np.ndarray:
-    """[T, S] by one call of IDO a target."""
+    """[T V, S] by one call of IDO a version of a target."""
     dataset, n = open_dataset(config.data.path), config.labels.num_points
     store = SourceStore.open(dataset, config.data.categories)
     points = torch.from_numpy(read_targets(dataset, "train", config.data.categories).points[:, :n].copy())
+    points = stretched(points, stretch_factors(range(len(points)), 1 + config.labels.copies)).flatten(0, 1)
     geometry, same = store.geometry(np.arange(len(store)), num_points=n), torch.zeros(len(store), dtype=torch.int64)
     how = Refinement(iterations=config.labels.iterations)
     fits = [refine(geometry, each[None], same, None, how) for each in points]
@@ -59,6 +61,36 @@ def test_all_pairs_are_the_fits_of_ido(tiny_dataset, tmp_path, small_blocks, cat
     rows, columns = np.array([3, 0, 3]), np.array([0, 2])
     assert np.array_equal(table.take(rows, columns), expected[[3, 0, 3]][:, [0, 2]])
     assert np.array_equal(table.sources(rows), np.tile(np.arange(expected.shape[1]), (3, 1)))
+
+
+def test_stretched_versions_are_labelled_too(tiny_dataset, tmp_path, small_blocks):
+    plain, config = settings(tiny_dataset, tmp_path), settings(tiny_dataset, tmp_path, labels__copies=2)
+    table, expected = made(config), direct(config)
+    assert table.num_versions == 3 and np.array_equal(table.values, expected)
+    assert np.array_equal(table.versions(np.array([4, 1])), [12, 13, 14, 3, 4, 5])
+    assert np.array_equal(table.values[::3], made(plain).values), "the first version is the target as it is"
+    differ = np.abs(table.values[1::3] - table.values[::3]).mean()
+    assert differ > 0.05 * table.values.mean(), "a stretched target fits other sources"
+    sampled = made(settings(tiny_dataset, tmp_path, labels__copies=2, labels__sources=5))
+    rows = np.arange(len(expected))
+    dense = sampled.take(rows, np.arange(expected.shape[1]))
+    assert np.array_equal(dense[np.isfinite(dense)], expected[np.isfinite(dense)])
+
+
+def test_a_stretched_cloud_is_centred_and_as_large():
+    rng = np.random.default_rng(0)
+    points = torch.from_numpy(rng.uniform(-1, 1, (3, 500, 3)) * rng.uniform(0.2, 1, (3, 1, 3)))
+    points = points / points.abs().amax(dim=1, keepdim=True).norm(dim=-1, keepdim=True)
+    factors = stretch_factors([7, 0, 2], 4)
+    assert torch.equal(stretch_factors([2, 7], 3)[1], factors[0, :3]), "of the row and the version alone"
+    assert (factors[:, 0] == 1).all() and (factors[:, 1:].log().abs() <= LARGEST_STRETCH).all()
+    assert len(factors[:, 1:].unique()) == 27
+    found = stretched(points, factors)
+    assert torch.equal(found[:, 0], points)
+    half = found.abs().amax(dim=2)
+    assert torch.allclose(half.norm(dim=-1), torch.ones(3, 4, dtype=half.dtype), atol=1e-12)
+    ratio = half / points.abs().amax(dim=1)[:, None] / factors
+    assert torch.allclose(ratio, ratio[..., :1].expand_as(ratio))
 
 
 def test_sampled_pairs_are_the_same_fits_and_the_others_have_none(tiny_dataset, tmp_path, small_blocks):
@@ -125,6 +157,7 @@ def test_a_second_start_computes_only_what_is_missing(tiny_dataset, tmp_path, sm
         {"labels__iterations": 1},
         {"labels__num_points": 32},
         {"labels__sources": 6},
+        {"labels__copies": 1},
         {"data__categories": ("chair",)},
         {"model__connectivity": False},
     ],

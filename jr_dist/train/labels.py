@@ -31,6 +31,7 @@ from jr_dist.geometry.chamfer import chamfer_matrix
 from jr_dist.models.ido import VERSION
 from jr_dist.models.refine import Refinement, refine
 from jr_dist.progress import progress
+from jr_dist.train.stretch import LARGEST_STRETCH, stretch_factors, stretched
 
 BLOCK_PAIRS = 4096  # of a job, at least: some seconds of work
 IN_MEMORY_BYTES = 512 << 20  # a larger table is mapped from a file that all processes of the machine share
@@ -41,14 +42,18 @@ _PAIRS_AT_ONCE = {"cpu": 512, "cuda": 4096}  # 30 kB and 100 kB each at 512 poin
 
 @dataclass(frozen=True)
 class Labels:
-    """The fit of T training targets by L of S sources each: chamfer after IDO from the two starts of `refine`."""
+    """How well L of S sources fit each of T training targets: chamfer after IDO from the two starts of `refine`.
 
-    values: np.ndarray  # [T, L] float32
-    columns: np.ndarray | None  # [T, L] int32, ascending: the sources; None where they are all S, in order
+    A target is there in V versions, itself and stretched (`train.stretch`): version v of target t is row t V + v.
+    """
+
+    values: np.ndarray  # [T V, L] float32
+    columns: np.ndarray | None  # [T V, L] int32, ascending: the sources; None where they are all S, in order
     num_sources: int
+    num_versions: int = 1
 
     def take(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """[B, C] float32: of the targets `rows` [B] and the sources `columns` [C], ascending; NaN where unlabelled."""
+        """[B, C] float32: of the rows [B] and the sources `columns` [C], ascending; NaN where unlabelled."""
         if self.columns is None:
             return self.values[rows[:, None], columns]
         own, result = self.columns[rows], np.full((len(rows), len(columns)), np.nan, np.float32)
@@ -58,10 +63,14 @@ class Labels:
         return result
 
     def sources(self, rows: np.ndarray) -> np.ndarray:
-        """[B, L] the sources that are labelled for the targets `rows` [B]."""
+        """[B, L] the sources that are labelled for the rows [B]."""
         if self.columns is not None:
             return self.columns[rows]
         return np.broadcast_to(np.arange(self.num_sources, dtype=np.int32), (len(rows), self.num_sources))
+
+    def versions(self, targets: np.ndarray) -> np.ndarray:
+        """[B V] int64: the rows of all versions of the targets [B], target after target."""
+        return (targets[:, None] * self.num_versions + np.arange(self.num_versions)).reshape(-1)
 
 
 def make_labels(config: Config, device: str = "cpu") -> None:
@@ -90,7 +99,9 @@ def make_labels(config: Config, device: str = "cpu") -> None:
 def open_labels(config: Config, dataset: Dataset) -> Labels:
     """The table that `make_labels` has left. Raises `InputError` where a block of it is missing or damaged."""
     folder, jobs = labels_folder(config, dataset), _jobs(config, dataset)
-    shape = count_rows(dataset, "train", config.data.categories), _num_labelled(config, dataset)
+    num_versions = 1 + config.labels.copies
+    num_targets = count_rows(dataset, "train", config.data.categories)
+    shape = num_targets * num_versions, _num_labelled(config, dataset)
     num_sources = count_rows(dataset, "sources", config.data.categories)
     everything = shape[1] == num_sources
 
@@ -101,7 +112,7 @@ def open_labels(config: Config, dataset: Dataset) -> Labels:
     columns = None
     if not everything:
         columns = _joined(parts("columns"), shape, np.int32, f"labels-{folder.name}-columns.npy", dataset)
-    return Labels(values, columns, num_sources)
+    return Labels(values, columns, num_sources, num_versions)
 
 
 def labels_folder(config: Config, dataset: Dataset) -> Path:
@@ -127,7 +138,8 @@ def check_labels(config: Config, dataset: Dataset) -> None:
 
 def num_label_pairs(config: Config, dataset: Dataset) -> int:
     """Pairs that the table holds."""
-    return count_rows(dataset, "train", config.data.categories) * _num_labelled(config, dataset)
+    num_targets = count_rows(dataset, "train", config.data.categories)
+    return num_targets * (1 + config.labels.copies) * _num_labelled(config, dataset)
 
 
 def _num_labelled(config: Config, dataset: Dataset) -> int:
@@ -145,6 +157,8 @@ def _settings(config: Config, dataset: Dataset) -> dict[str, Any]:
         "iterations": config.labels.iterations,
         "starts": ["undeformed", "spread_alike"],
         "num_points": config.labels.num_points,
+        "versions": 1 + config.labels.copies,
+        "largest_stretch": LARGEST_STRETCH,
         "connectivity": config.model.connectivity,
         "ido": VERSION,
     }
@@ -153,13 +167,14 @@ def _settings(config: Config, dataset: Dataset) -> dict[str, Any]:
 def _jobs(config: Config, dataset: Dataset) -> list[Job]:
     settings, num_labelled = _settings(config, dataset), _num_labelled(config, dataset)
     num_targets = count_rows(dataset, "train", config.data.categories)
-    size = -(-BLOCK_PAIRS // num_labelled)
+    of_a_target = num_labelled * settings["versions"]
+    size = -(-BLOCK_PAIRS // of_a_target)
     runs = [range(num_targets)[first : first + size] for first in range(0, num_targets, size)]
     return [
         Job(
             name=f"targets-{run.start:08d}",
             task={**settings, "targets": [run.start, run.stop]},
-            weight=len(run) * num_labelled,
+            weight=len(run) * of_a_target,
         )
         for run in runs
     ]
@@ -175,8 +190,10 @@ def _make_work(path: str, categories: Sequence[str] | None, settings: Mapping[st
 
     def work(task: Mapping[str, Any]) -> dict[str, np.ndarray]:
         first, last = task["targets"]
-        points = torch.from_numpy(targets[first:last])
-        columns = chosen_sources(store, points, range(first, last), task["sources"], device)
+        own, num_versions = range(first, last), task["versions"]
+        points = stretched(torch.from_numpy(targets[first:last]), stretch_factors(own, num_versions)).flatten(0, 1)
+        versions = range(first * num_versions, last * num_versions)
+        columns = chosen_sources(store, points, versions, task["sources"], device)
         rows, values = columns.reshape(-1), np.empty(columns.size, np.float32)
         for begin in range(0, len(rows), at_once):
             pairs = np.arange(begin, min(begin + at_once, len(rows)))
@@ -197,12 +214,12 @@ def _make_work(path: str, categories: Sequence[str] | None, settings: Mapping[st
 
 
 def chosen_sources(
-    store: SourceStore, points: Tensor, targets: range, num_labelled: int, device: str = "cpu"
+    store: SourceStore, points: Tensor, rows: range, num_labelled: int, device: str = "cpu"
 ) -> np.ndarray:
-    """[T, L] int64, ascending: the sources to label for the `targets` with `points` [T, N, 3].
+    """[T, L] int64, ascending: the sources to label for the `rows` of the table, which have `points` [T, N, 3].
 
     Half are the nearest by chamfer of `COARSE_POINTS` points when either shape fills its own box (IDO scales parts, so
-    that proportions say little); the others are drawn, by a generator of the target alone.
+    that proportions say little); the others are drawn, by a generator of the row alone.
     """
     num_sources = len(store)
     if num_labelled == num_sources:
@@ -210,10 +227,10 @@ def chosen_sources(
     ranked = _coarse_chamfer(store, points, device).argsort(axis=1, kind="stable")
     nearest = -(-num_labelled // 2)
     chosen = ranked[:, :num_labelled]
-    for row, target in enumerate(targets):
-        raw = np.random.PCG64(np.random.SeedSequence([target, 2])).random_raw(num_sources - nearest)
+    for place, row in enumerate(rows):
+        raw = np.random.PCG64(np.random.SeedSequence([row, 2])).random_raw(num_sources - nearest)
         drawn = np.argsort(raw, kind="stable")[: num_labelled - nearest]
-        chosen[row, nearest:] = ranked[row, nearest:][drawn]
+        chosen[place, nearest:] = ranked[place, nearest:][drawn]
     return np.sort(chosen, axis=1)
 
 

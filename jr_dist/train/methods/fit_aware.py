@@ -28,6 +28,7 @@ from jr_dist.train.methods.method import Method
 from jr_dist.train.methods.plan import StepPlan, retrieval_alone
 from jr_dist.train.pairs import Pairs
 from jr_dist.train.state import TrainState
+from jr_dist.train.stretch import stretch_factors, stretched
 from jr_dist.train.update import move
 
 if TYPE_CHECKING:  # the stream imports Ray; the step does not need it
@@ -58,25 +59,34 @@ def prepare(state: TrainState, dataset: Dataset) -> None:
 
 
 def step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, draw: Draw) -> dict[str, Any]:
-    """Full softmax over the sources, by cross-entropy to what their labels prefer; moves retrieval alone."""
+    """Full softmax over the sources, by cross-entropy to what their labels prefer; moves retrieval alone.
+
+    Targets come with their stretched versions: encoding some sources takes most of a step, further targets cost little.
+    """
     config, wanted, waited = state.config, state.of_targets, state.bank.waited
+    labels = wanted.labels
     [of_ranks] = zip(*state.group.gather([batch.rows]), strict=True)
     columns = step_columns(
-        wanted.labels, np.concatenate(of_ranks), config.labels.step_sources, seed=config.train.seed, step=batch.step
+        labels,
+        labels.versions(np.concatenate(of_ranks)),
+        config.labels.step_sources,
+        seed=config.train.seed,
+        step=batch.step,
     )
     codes = state.bank.pull(columns, state.device)
-    squared = _squared_distances(state, codes, batch.encoder_points.to(state.device))
-    label = torch.from_numpy(wanted.labels.take(batch.rows, columns)).to(state.device)
+    shown = stretched(batch.encoder_points, stretch_factors(batch.rows, labels.num_versions)).flatten(0, 1)
+    squared = _squared_distances(state, codes, shown.to(state.device))
+    label = torch.from_numpy(labels.take(labels.versions(batch.rows), columns)).to(state.device)
     sigma0 = config.labels.sigma0
     loss = label_loss(squared, label, sigma=sigma0, scale=wanted.scale)
     if not plan.retrieval:
         loss = loss.detach()
     move(state, codes, loss, rate, num_targets=len(batch.rows))
-    found = squared.detach()
+    found = squared.detach()[:: labels.num_versions]  # of the targets as they are
     return {
         "loss_embedding": float(loss.detach()),
         "effective_candidates": float(effective_number(soft_retrieval(found, sigma0)).mean()),
-        "effective_fit": float(effective_number(label_probability(label, wanted.scale)).mean()),
+        "effective_fit": float(effective_number(label_probability(label[:: labels.num_versions], wanted.scale)).mean()),
         "bank_wait": state.bank.waited - waited,
         "nearest": columns[found.argmin(dim=1).cpu().numpy()],
     }
