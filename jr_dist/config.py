@@ -220,7 +220,7 @@ class IdoConfig(Section):
         description="weight, in a step of ours_ido, of the squared distance from the points to where IDO puts them",
     )
     prior_weight: float = Field(
-        default=0.02, gt=0, description="pull towards the network's parameters, where a target is seen in part"
+        default=0.01, gt=0, description="pull towards the network's parameters, where a target is seen in part"
     )
     mirror: bool = Field(
         default=True, description="add the mirror image of what is seen, where a target is seen in part"

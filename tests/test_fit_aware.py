@@ -16,6 +16,9 @@ from jr_dist.config import Config
 from jr_dist.data.dataset import open_dataset, read_targets
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
+from jr_dist.evaluate.measure import Contender, Rules, measure
+from jr_dist.evaluate.methods import CHECKED, FIT_AWARE, with_ido
+from jr_dist.evaluate.oracle import Cases
 from jr_dist.train.label_loss import label_loss, label_probability, spread_of_best, step_columns
 from jr_dist.train.labels import Labels, open_labels
 from jr_dist.train.run_directory import BEST
@@ -189,6 +192,25 @@ def test_the_best_is_chosen_by_the_fit_after_ido(tiny_dataset, tmp_path, teacher
     values = logged(tmp_path / "run", "chamfer_x100", "val")
     deformed = logged(teacher, "chamfer_x100", "val")
     assert min(values) < min(deformed), "IDO fits closer than a network of a few steps"
+
+
+def test_checked_the_first_ten_stand_in_the_order_of_their_labels(tiny_dataset, tmp_path, teacher, labels_path):
+    config = pupil(tiny_dataset, tmp_path / "run", teacher, labels_path)
+    train(config)
+    model, store = load_run(tmp_path / "run"), SourceStore.open(open_dataset(tiny_dataset))
+    points = torch.from_numpy(read_targets(open_dataset(tiny_dataset), "train").points)
+    views, rules = [Cases(points, points, np.ones(len(points)))], Rules(256, True, 4, 0.01, True)
+    rows = {row.method: row for row in measure(store, Contender(FIT_AWARE, 0, model, model), views, "full", rules)}
+    checked, plain = rows[with_ido(CHECKED)], rows[with_ido(FIT_AWARE)]
+    # Labels are there already: those of training, of the targets as they are.
+    labels = open_labels(config, open_dataset(tiny_dataset)).values[::2]
+    ten = model.retrieval_distances(points).argsort(dim=1, stable=True)[:, :10].numpy()
+    best = np.take_along_axis(labels, ten, 1).argmin(axis=1)
+    assert (checked.retrieved == np.asarray(store.ids)[ten[np.arange(len(ten)), best]]).all()
+    assert (plain.retrieved == np.asarray(store.ids)[ten[:, 0]]).all()
+    assert np.array_equal(checked.fits["reranked"], plain.fits["reranked"]), "the same ten, refined alike"
+    partial = measure(store, Contender(FIT_AWARE, 0, model, model), views, "partial-50", rules)
+    assert with_ido(CHECKED) not in {row.method for row in partial}, "a label is a fit to the whole"
 
 
 @pytest.mark.parametrize(

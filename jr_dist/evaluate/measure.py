@@ -18,6 +18,7 @@ from torch import Tensor
 from jr_dist.evaluate import metrics
 from jr_dist.evaluate.methods import (
     BOX,
+    CHECKED,
     COARSE_IDO,
     CURVE_LENGTH,
     DF,
@@ -186,6 +187,9 @@ class _Measurer:
             # the run's own deformation is what holds the rest.
             prior = model if self._partial and deforms_itself else None
             found.append(self._with_ido(name, contender.seed, cases, order, prior))
+            if model.method == "fit_aware" and not self._partial:  # labels are fits to the whole
+                checked = self._checked(model, cases, order)
+                found.append(self._with_ido(CHECKED, contender.seed, cases, checked))
         return found
 
     # ---- rankings: (B, S) int64, best first -----------------------------------------------------------------------
@@ -205,6 +209,14 @@ class _Measurer:
         if not np.isfinite(distances).all():
             raise FloatingPointError("its retrieval distances are not finite")
         return metrics.retrieval_order(distances)
+
+    def _checked(self, model: TrainedModelLike, cases: Cases, order: np.ndarray) -> np.ndarray:
+        """The first of `order` as their labels order them, computed as for training."""
+        labels, first = model.config.labels, order[:, :RERANKED_OF]
+        num_points = min(labels.num_points, self.rules.num_points)
+        few = replace(cases, observed=cases.observed[:, :num_points])
+        label = self._refine(few, first, None, iterations=labels.iterations, num_points=num_points).objective
+        return np.take_along_axis(first, label.argsort(axis=1, kind="stable"), axis=1)
 
     def _coarse(self, cases: Cases) -> np.ndarray:
         """By the objective of coarse IDO on every source."""

@@ -13,6 +13,7 @@ from jr_dist.evaluate import metrics
 from jr_dist.evaluate.intervals import Interval, mean_interval, paired_interval
 from jr_dist.evaluate.methods import (
     BOX,
+    CHECKED,
     COARSE_IDO,
     DAR,
     DF,
@@ -41,10 +42,11 @@ from jr_dist.evaluate.tables import ALL, Absent, Comparison, Curve, Ranking, Row
 SCALE = 100.0  # the paper prints chamfer x 10^-2
 _OTHERS = (UNIFORM, with_df(DAR), R_DF, NEAREST_DF, R, BOX, PAPERS_LETTER)
 _IDO_OTHERS = (with_ido(OURS), with_ido(NEAREST), COARSE_IDO)
+_FIT_AWARE = ((TOP_1, FIT_AWARE), (TOP_1, CHECKED), (RERANKED, FIT_AWARE))
 COMPARED = (
     *((TOP_1, OURS, other) for other in _OTHERS),
     (TOP_1, OURS_IDO, OURS),
-    *((retrieval, with_ido(FIT_AWARE), other) for retrieval in (TOP_1, RERANKED) for other in _IDO_OTHERS),
+    *((retrieval, with_ido(name), other) for retrieval, name in _FIT_AWARE for other in _IDO_OTHERS),
     *((ORACLE, OURS, other) for other in (UNIFORM, DF, PAPERS_LETTER)),
     (ORACLE, OURS_IDO, OURS),
 )

@@ -23,7 +23,7 @@ from jr_dist.models import ido
 
 MAX_CELLS = 1 << 23  # of a table of targets by sources; some ten such tables are in memory at once, 8 bytes a cell
 MOST_TARGETS = 16  # of a job: what a kill costs, and what a rerun counts in
-SCHEMA = 1  # of what is measured: a change makes the blocks of earlier evaluations anew
+SCHEMA = 2  # of what is measured: a change makes the blocks of earlier evaluations anew
 
 
 def jobs_of(grounds: Sequence[Ground], protocols: Sequence[str], rules: Rules, about: Mapping[str, Any]) -> list[Job]:

@@ -36,7 +36,7 @@ class Refinement:
         if self.one_sided and not self.prior_weight > 0:
             raise InputError(
                 f"setting ido.prior_weight is {self.prior_weight:g}; above 0 is allowed for what is seen in part, "
-                "where nothing else holds hidden parts; raise it, 0.02 serves well"
+                "where nothing else holds hidden parts; raise it, 0.01 serves well"
             )
         if self.mirror and not self.one_sided:
             raise InputError("mirror is for what is seen in part; allowed is with one_sided; leave it out")
