@@ -88,8 +88,12 @@ def ingest(
             tables = {split: spool.targets(names) for split, names in targets.items()}
             manifest = write_dataset(root, spool.sources(sources), tables, how=how)
             roles = {name: split for split, names in targets.items() for name in names}
-            write_report(str(root), models, roles | dict.fromkeys(sources, "source"), skipped, images)
+            write_report(str(root), _folder(path), models, roles | dict.fromkeys(sources, "source"), skipped, images)
     return IngestReport(manifest, models, skipped)
+
+
+def _folder(path: str | Path) -> Path:
+    return Path(path) if Path(path).is_dir() else Path(path).parent
 
 
 def _check(out: str | Path, num_sources: int | None, split_seed: int, num_points: int, file_seconds: float) -> None:

@@ -17,6 +17,7 @@ from jr_dist.data import storage
 from jr_dist.data.file_parts import sensible
 from jr_dist.data.manifest import SPLITS, Manifest, canonical_json
 from jr_dist.data.render import contact_sheet
+from jr_dist.data.table_reader import Dataset
 
 REPORT = "ingest.json"
 CONTACT_SHEET = "contact_sheet.png"
@@ -48,18 +49,20 @@ class IngestReport:
 
 def write_report(
     root: str,
+    models_folder: Path,
     models: Mapping[str, Mapping[str, Any]],
     roles: Mapping[str, str],
     skipped: Mapping[str, str],
     pictures: Mapping[str, np.ndarray],
 ) -> None:
-    """`ingest.json`, one line a file, and the contact sheet of the `pictures` (id -> (H, W, 4) uint8), if
-    any.
+    """`ingest.json`, one line a file, with the folder they lie in, and the contact sheet of the `pictures`
+    (id -> (H, W, 4) uint8), if any.
     """
     filesystem, folder = storage.resolve(root)
     used = [{"id": name, "role": roles[name], **model} for name, model in sorted(models.items())]
     left_out = [{"file": file, "reason": skipped[file]} for file in sorted(skipped)]
-    text = f'{{"used":[\n{_lines(used)}\n],\n"left_out":[\n{_lines(left_out)}\n]}}\n'
+    folder_of_models = canonical_json(str(models_folder.absolute()))
+    text = f'{{"folder":{folder_of_models},\n"used":[\n{_lines(used)}\n],\n"left_out":[\n{_lines(left_out)}\n]}}\n'
     storage.write_bytes(filesystem, f"{folder}/{REPORT}", text.encode())
     if pictures:
         names = sorted(pictures)
@@ -69,8 +72,16 @@ def write_report(
         storage.write_bytes(filesystem, f"{folder}/{CONTACT_SHEET}", buffer.getvalue())
 
 
-def read_report(path: str | Path) -> dict[str, list[dict[str, Any]]]:
-    """`ingest.json` of a dataset: "used" and "left_out", an entry a file."""
+def ingested_from(dataset: Dataset) -> Path | None:
+    """The folder that a dataset's models were ingested from, as `ingest.json` has it; None where that says nothing."""
+    try:
+        return Path(read_report(dataset.path)["folder"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def read_report(path: str | Path) -> dict[str, Any]:
+    """`ingest.json` of a dataset: "folder" that was ingested, "used" and "left_out", an entry a file."""
     filesystem, folder = storage.resolve(storage.as_location(path))
     return json.loads(storage.read_bytes(filesystem, f"{folder}/{REPORT}"))
 

@@ -1,10 +1,7 @@
 """Pictures of meshes and point clouds: Embree ray casting on the CPU, arrays in, arrays out.
 
-Embree is the field's ray caster and its wheel needs no system package. One ray a pixel gives colour, exact part ids and
-depth together; more rays a pixel smooth the edges of the colour only. Everything is a pure function of its arguments.
-
-The camera looks at the origin of the canonical frame (x right, y up, z front). Azimuth 0 stands in front of the object
-(+z), positive azimuths walk towards its right (+x); angles are degrees.
+One ray a pixel gives colour, exact part ids and depth together; more rays a pixel smooth the edges of the colour only.
+Everything is a pure function of its arguments. `render_views` makes pictures that look like photographs.
 """
 
 from __future__ import annotations
@@ -14,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
-from embreex.rtcore_scene import EmbreeScene
 from PIL import Image, ImageDraw, ImageFont
+
+from jr_dist.data.ray_casting import Camera, camera_rays, cast_rays
 
 AMBIENT = 0.42  # light from everywhere, more of it from above
 KEY = 0.62  # one soft light above the camera: in its vertical plane, so that mirrored shapes give mirrored pictures
@@ -30,65 +27,12 @@ _PALETTE = [
 
 
 @dataclass(frozen=True)
-class Camera:
-    """A perspective camera that looks at the origin. Angles in degrees, distance in units of the scene.
-
-    The defaults hold the whole canonical sphere (radius 1), which is any shape in the canonical frame.
-    """
-
-    azimuth: float = 35.0
-    elevation: float = 20.0
-    distance: float = 3.0
-    field_of_view: float = 40.0
-
-    def axes(self) -> np.ndarray:
-        """(3, 3) float64, rows right, up, backward (towards the camera): an orthonormal, right-handed frame."""
-        a, e = math.radians(self.azimuth), math.radians(self.elevation)
-        right = (math.cos(a), 0.0, -math.sin(a))
-        up = (-math.sin(e) * math.sin(a), math.cos(e), -math.sin(e) * math.cos(a))
-        backward = (math.cos(e) * math.sin(a), math.sin(e), math.cos(e) * math.cos(a))
-        return np.array([right, up, backward])
-
-
-@dataclass(frozen=True)
 class Rendering:
     """A picture with its buffers; H = W = size."""
 
     colour: np.ndarray  # [H, W, 4] uint8 RGBA, transparent where nothing is
     part_index: np.ndarray  # [H, W] int16, part of the face at the pixel's centre, -1 where nothing is
     depth: np.ndarray  # [H, W] float32 along the viewing axis at the pixel's centre, inf where nothing is
-
-
-def camera_rays(camera: Camera, size: int, samples: int = 1) -> np.ndarray:
-    """Directions (size*samples, size*samples, 3) float64 of rays through a grid of pixel centres, rows from the top.
-
-    A direction has length 1 along the viewing axis, so the ray parameter of a hit is its depth.
-    """
-    count = size * samples
-    half = math.tan(math.radians(camera.field_of_view) / 2)
-    steps = ((np.arange(count) + 0.5) * 2 / count - 1) * half
-    right, up, backward = camera.axes()
-    return steps[None, :, None] * right - steps[:, None, None] * up - backward
-
-
-def cast_rays(vertices: np.ndarray, faces: np.ndarray, origin: np.ndarray, directions: np.ndarray):
-    """First hits of rays from one origin.
-
-    Args: vertices (V, 3), faces (F, 3), origin (3,), directions (..., 3).
-    Returns face index (...) int32, -1 for a miss, and ray parameter (...) float32, inf for a miss.
-    """
-    shape = directions.shape[:-1]
-    if len(faces) == 0:
-        return np.full(shape, -1, np.int32), np.full(shape, np.inf, np.float32)
-    scene = EmbreeScene(robust=True)
-    mesh = TriangleMesh(scene, np.ascontiguousarray(vertices[faces], np.float32))
-    rays = np.ascontiguousarray(directions.reshape(-1, 3), np.float32)
-    origins = np.ascontiguousarray(np.broadcast_to(np.asarray(origin, np.float32), rays.shape))
-    hits = scene.run(origins, rays, output=True)
-    del mesh  # Embree keeps the geometry by reference until the query is over
-    face = hits["primID"].astype(np.int32).reshape(shape)
-    depth = np.where(face >= 0, hits["tfar"].reshape(shape), np.float32(np.inf))
-    return face, depth.astype(np.float32)
 
 
 def render_mesh(

@@ -125,6 +125,12 @@ def target_id(category: str, index: int) -> str:
     return f"target-{category}-{index:06d}"
 
 
+def place_of(target: str) -> tuple[str, int]:
+    """The category and the number in it of a target: `target_id` undone."""
+    _, category, index = target.split("-")
+    return category, int(index)
+
+
 def _provenance(shape: Shape) -> dict[str, object]:
     sizes = {name: round(float(value), 4) for name, value in shape.parameters.items()}
     return {
