@@ -223,7 +223,7 @@ def test_the_supervision_of_ido_draws_the_network_to_what_ido_found(tiny_dataset
     losses = []
     for _ in range(12):
         codes = state.bank.pull(pairs.rows)
-        predicted = predict(state, codes, geometry, batch.encoder_points, pairs)
+        predicted = predict(state, codes, geometry, batch.shown, pairs)
         loss, logged = ours_ido.supervision(state, predicted, batch.points, pairs, weights)
         fitting = chamfer(predicted.points(), batch.points, y_index=pairs.target_index).mean()
         assert float(logged["fit_inner"]) < 0.9 * fitting.item()

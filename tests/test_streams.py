@@ -58,7 +58,7 @@ def equal(ours: list[TargetBatch], theirs: list[TargetBatch]) -> bool:
 
 
 def clouds(batch: TargetBatch) -> tuple[torch.Tensor, ...]:
-    return batch.points, batch.encoder_points, batch.scale, batch.origin
+    return batch.points, batch.shown, batch.scale, batch.origin
 
 
 def test_batches_follow_the_order(dataset):
@@ -92,7 +92,7 @@ def test_points_are_drawn_anew_in_every_step(dataset):
 
 def test_targets_seen_whole_are_in_the_frame_they_are_stored_in(dataset):
     for batch in local(dataset):
-        assert torch.equal(batch.encoder_points, batch.points[:, :5])
+        assert torch.equal(batch.shown, batch.points[:, :5])
         assert torch.equal(batch.scale, torch.ones(4))
         assert torch.equal(batch.origin, torch.zeros(4, 3))
 
@@ -102,12 +102,12 @@ def test_targets_seen_in_part_keep_their_order_and_lead_back_to_the_whole(datase
     for whole, part in zip(local(dataset, encoder_points=10), local(dataset, encoder_points=10, observed="partial")):
         np.testing.assert_array_equal(part.rows, whole.rows)
         assert [x.dtype for x in clouds(part)] == [torch.float32] * 4
-        assert part.points.shape == part.encoder_points.shape == (4, 10, 3)
+        assert part.points.shape == part.shown.shape == (4, 10, 3)
         back, seen = ((x - part.origin[:, None]) * part.scale[:, None, None] for x in clouds(part)[:2])
         torch.testing.assert_close(back, whole.points, atol=2e-6, rtol=0)
         stored = torch.from_numpy(read_targets(dataset, "train").points[part.rows])
         assert torch.cdist(seen, stored).min(dim=2).values.max() < 2e-6
-        missing += [1 - len(torch.unique(cloud, dim=0)) / 10 for cloud in part.encoder_points]
+        missing += [1 - len(torch.unique(cloud, dim=0)) / 10 for cloud in part.shown]
     # Of 16 stored points 4 to 16 are left; encoders see the first 10 of them, again where they are fewer.
     assert {round(share, 1) for share in missing} >= {0.0, 0.2, 0.4}
     assert max(missing) < 0.7

@@ -212,11 +212,11 @@ def test_validation_cuts_a_target_by_its_id_alone(tiny_dataset):
         tuple(table.ids[i] for i in backwards), tuple(table.categories[i] for i in backwards),
         table.points[::-1], table.transforms[::-1], table.part_index[::-1],
     )  # fmt: skip
-    for name in ("points", "encoder_points", "scale"):
+    for name in ("points", "shown", "scale"):
         assert torch.equal(getattr(validation_targets(turned, data), name).flip(0), getattr(shown, name)), name
     whole = validation_targets(table, data.model_copy(update={"observed": "full"}))
     assert torch.equal(whole.scale, torch.ones(len(table)))
-    assert torch.equal(whole.encoder_points, whole.points[:, :64])
+    assert torch.equal(whole.shown, whole.points[:, :64])
     assert (shown.scale < 1.001).all() and len(set(shown.scale.tolist())) > 1
     for points, scale, stored in zip(shown.points, shown.scale, whole.points):
         back = (points - points.mean(dim=0)) * scale

@@ -26,14 +26,14 @@ def cut_targets(
     """Targets [B, N', 3] cut, each as its key says and nothing else: the same in any process and any batch.
 
     Returns float32 arrays: `points` [B, N, 3] the first `num_points` of the whole, in the observed frame;
-    `encoder_points` [B, E, 3] what is left, its first `encoder_points` (where fewer are left they repeat, which a
+    `shown` [B, E, 3] what is left, its first `encoder_points` (where fewer are left they repeat, which a
     max-pooling does not notice); `scale` [B], in the unit of the whole; `origin` [B, 3], where the frame of the
     whole has its origin in the observed frame. Raises `InputError` as `training_cut` does.
     """
     cuts = [training_cut(cloud, generator(*key)) for cloud, key in zip(points, keys, strict=True)]
     return {
         "points": np.stack([cut.seen_from_here(cloud[:num_points]) for cut, cloud in zip(cuts, points)]),
-        "encoder_points": np.stack([np.resize(cut.points, (encoder_points, 3)) for cut in cuts]),
+        "shown": np.stack([np.resize(cut.points, (encoder_points, 3)) for cut in cuts]),
         "scale": np.array([cut.scale for cut in cuts], np.float32),
         "origin": np.stack([cut.seen_from_here(np.zeros((1, 3)))[0] for cut in cuts]),
     }

@@ -31,7 +31,7 @@ class TargetBatch:
     step: int
     rows: np.ndarray  # [B] int64, rows of `read_targets(dataset, split, categories)`
     points: Tensor  # [B, N, 3] float32, of the whole
-    encoder_points: Tensor  # [B, E, 3] float32, what encoders see of it
+    shown: Tensor  # what encoders see of it: [B, E, 3] float32 points
     scale: Tensor  # [B] float32, the unit of these frames in that of the whole: 1 where all is seen
     origin: Tensor  # [B, 3] float32, where the whole's frame has its origin in these: 0 where all is seen
 
@@ -113,6 +113,6 @@ def _joined(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np
 
 
 def _as_batch(plan: StepPlan, step: int, arrays: dict[str, np.ndarray]) -> TargetBatch:
-    whole = {"encoder_points": arrays["points"][:, : plan.encoder_points], **whole_targets(plan.batch_size)}
+    whole = {"shown": arrays["points"][:, : plan.encoder_points], **whole_targets(plan.batch_size)}
     of_targets = {name: torch.from_numpy(values) for name, values in {**whole, **arrays}.items() if name != "rows"}
     return TargetBatch(step=step, rows=arrays["rows"], **of_targets)

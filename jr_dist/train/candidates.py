@@ -30,7 +30,7 @@ def begin_draw(state: TrainState, batch: TargetBatch, *, soft: bool) -> Draw:
         return Draw.of(uniform_candidates(len(state.store.ids), k, batch.rows, seed=seed, step=batch.step))
     if not state.bank.layout.learned_embedding and _is_old(state):
         refresh_embeddings(state)
-    queries = embed(state, batch.encoder_points)
+    queries = embed(state, batch.shown)
     sigma0 = state.config.retrieval.sigma0
     return Draw(state.bank.begin_propose(queries, batch.rows, k, sigma0, seed=seed, step=batch.step))
 

@@ -58,10 +58,10 @@ def source_geometry(state: TrainState, rows: np.ndarray) -> PartGeometry:
     return state.store.geometry(rows, num_points=state.config.data.num_points)
 
 
-def predict(state: TrainState, codes: Codes, geometry: PartGeometry, encoder_points: Tensor, pairs: Pairs) -> Predicted:
+def predict(state: TrainState, codes: Codes, geometry: PartGeometry, shown: Tensor, pairs: Pairs) -> Predicted:
     """The deformation module's parameters of every pair (section 2.2)."""
     config, networks = state.config, state.networks
-    target_code = networks.deformation_encoder(encoder_points)
+    target_code = networks.deformation_encoder(shown)
     delta = networks.deformation(
         codes.global_code, codes.padded_part_code(), target_code, pairs.source_index, pairs.target_index
     )
@@ -73,33 +73,31 @@ def predict(state: TrainState, codes: Codes, geometry: PartGeometry, encoder_poi
 
 
 def deform_pairs(
-    state: TrainState, codes: Codes, geometry: PartGeometry, encoder_points: Tensor, points: Tensor, pairs: Pairs
+    state: TrainState, codes: Codes, geometry: PartGeometry, shown: Tensor, points: Tensor, pairs: Pairs
 ) -> Tensor:
     """D_s(t) of every pair, [M, N, 3], by what the encoders see of the target."""
-    return predict(state, codes, geometry, encoder_points, pairs).points()
+    return predict(state, codes, geometry, shown, pairs).points()
 
 
 def undeformed_pairs(
-    state: TrainState, codes: Codes, geometry: PartGeometry, encoder_points: Tensor, points: Tensor, pairs: Pairs
+    state: TrainState, codes: Codes, geometry: PartGeometry, shown: Tensor, points: Tensor, pairs: Pairs
 ) -> Tensor:
     """The source of every pair as it is, [M, N, 3]: what a method without deformation has to offer."""
     return geometry.points[pairs.source_index]
 
 
-def pair_distances(
-    state: TrainState, codes: Codes, geometry: PartGeometry, encoder_points: Tensor, pairs: Pairs
-) -> Tensor:
+def pair_distances(state: TrainState, codes: Codes, geometry: PartGeometry, shown: Tensor, pairs: Pairs) -> Tensor:
     """d_R^2 of every pair with gradients: [B, K]. phi of the candidates is computed afresh, never taken from the cache.
 
     Sources and targets go through the encoder as one batch, so that batch norm treats both alike.
     """
     encoder = state.networks.retrieval_encoder
-    num_targets = len(encoder_points)
+    num_targets = len(shown)
     if codes.embedding is None:
-        both = torch.cat([encoder_points, geometry.points[:, : encoder_points.shape[1]]])
+        both = torch.cat([shown, geometry.points[:, : shown.shape[1]]])
         encoded = encoder(both)
         target, source = encoded[:num_targets], encoded[num_targets:]
     else:
-        target, source = encoder(encoder_points), codes.embedding
+        target, source = encoder(shown), codes.embedding
     weight = retrieval_weight(codes.retrieval_weight)[pairs.source_index]
     return squared_distance(target[pairs.target_index], source[pairs.source_index], weight).view(pairs.shape)

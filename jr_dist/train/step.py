@@ -68,7 +68,7 @@ def joint_step(
     """
     config = state.config
     waited = state.bank.waited
-    points, encoder_points = batch.points.to(state.device), batch.encoder_points.to(state.device)
+    points, shown = batch.points.to(state.device), batch.shown.to(state.device)
     # Targets seen in part come in frames of their own: losses count in the unit of the whole, and the mirror plane of a
     # target is where the whole has it.
     unit, origin = batch.scale.to(state.device)[:, None] ** 2, batch.origin.to(state.device)
@@ -80,7 +80,7 @@ def joint_step(
 
     # Eq. 2 sends no gradient into the deformation module, so a step of retrieval alone needs none there.
     with nullcontext() if plan.deformation else torch.no_grad():
-        predicted = predict(state, codes, geometry, encoder_points, pairs)
+        predicted = predict(state, codes, geometry, shown, pairs)
         deformed = predicted.points()
         check_finite(state.step, "deformed points", deformed)
         fitting = chamfer(deformed, points, y_index=pairs.target_index).view(pairs.shape) * unit
@@ -91,7 +91,7 @@ def joint_step(
         logged["embedding_age"] = float(state.step - candidates.embedding_version)
     if plan.retrieval or plan.weighted:
         with nullcontext() if plan.retrieval else torch.no_grad():
-            squared = pair_distances(state, codes, geometry, encoder_points, pairs)
+            squared = pair_distances(state, codes, geometry, shown, pairs)
         probability = soft_retrieval(squared.detach(), config.retrieval.sigma0)
         logged["effective_of_k"] = effective_number(probability).mean()
     if plan.deformation:

@@ -25,19 +25,19 @@ class ValidationTargets:
     """What validation shows of T targets and measures against, as of a `TargetBatch`."""
 
     points: Tensor  # [T, N, 3] float32
-    encoder_points: Tensor  # [T, E, 3] float32
+    shown: Tensor  # [T, E, 3] float32
     scale: Tensor  # [T] float32
 
 
 def validation_targets(table: TargetTable, settings: DataConfig) -> ValidationTargets:
     """The first points of the targets, or of a cut of each that depends on its id alone, as `data.observed` says."""
     points = table.points[:, : settings.num_points]
-    arrays = {"points": points, "encoder_points": points[:, : settings.encoder_points], **whole_targets(len(table))}
+    arrays = {"points": points, "shown": points[:, : settings.encoder_points], **whole_targets(len(table))}
     if settings.observed == "partial":
         keys = [("val", name) for name in table.ids]
         numbers = {"num_points": settings.num_points, "encoder_points": settings.encoder_points}
         arrays = cut_targets(table.points, keys, **numbers)
-    kept = (torch.from_numpy(arrays[name].copy()) for name in ("points", "encoder_points", "scale"))
+    kept = (torch.from_numpy(arrays[name].copy()) for name in ("points", "shown", "scale"))
     return ValidationTargets(*kept)
 
 
@@ -64,15 +64,15 @@ def validate(state: TrainState, targets: ValidationTargets, nearest_undeformed: 
     values, rows = np.zeros(num_targets), np.zeros(num_targets, np.int64)
     for first in range(state.group.rank * CHUNK, num_targets, state.group.world_size * CHUNK):
         own = slice(first, first + CHUNK)
-        points, encoder_points = (cloud[own].to(state.device) for cloud in (targets.points, targets.encoder_points))
+        points, shown = (cloud[own].to(state.device) for cloud in (targets.points, targets.shown))
         if nearest_undeformed is None:
-            rows[own] = state.bank.nearest(embed(state, encoder_points))
+            rows[own] = state.bank.nearest(embed(state, shown))
         else:
             rows[own] = nearest_undeformed[own]
         pairs = pair_up(rows[own, None], state.device)
         codes = state.bank.pull(pairs.rows, state.device)
         geometry = source_geometry(state, pairs.rows)
-        fitted = METHODS[state.config.train.method].fitted(state, codes, geometry, encoder_points, points, pairs)
+        fitted = METHODS[state.config.train.method].fitted(state, codes, geometry, shown, points, pairs)
         values[own] = (chamfer(fitted, points).double().cpu() * unit[own]).numpy()
     state.networks.train()
     # Each rank left the others' targets at zero.

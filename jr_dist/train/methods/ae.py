@@ -26,7 +26,7 @@ def step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, dra
     """
     loss = torch.zeros((), device=state.device)
     if plan.retrieval:
-        points, seen = (values.to(state.device) for values in (batch.points, batch.encoder_points))
+        points, seen = (values.to(state.device) for values in (batch.points, batch.shown))
         drawn = pair_up(draw.candidates().rows[:, :1], state.device)
         sources = source_geometry(state, drawn.rows).points[drawn.source_index]
         networks = state.networks

@@ -74,7 +74,7 @@ def step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, dra
         step=batch.step,
     )
     codes = state.bank.pull(columns, state.device)
-    shown = stretched(batch.encoder_points, stretch_factors(batch.rows, labels.num_versions)).flatten(0, 1)
+    shown = stretched(batch.shown, stretch_factors(batch.rows, labels.num_versions)).flatten(0, 1)
     squared = _squared_distances(state, codes, shown.to(state.device))
     label = torch.from_numpy(labels.take(labels.versions(batch.rows), columns)).to(state.device)
     sigma0 = config.labels.sigma0
@@ -93,7 +93,7 @@ def step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, dra
 
 
 def fitted(
-    state: TrainState, codes: Codes, geometry: PartGeometry, encoder_points: Tensor, points: Tensor, pairs: Pairs
+    state: TrainState, codes: Codes, geometry: PartGeometry, shown: Tensor, points: Tensor, pairs: Pairs
 ) -> Tensor:
     """The sources after IDO to the whole target, as the labels have it: [M, N, 3]."""
     sources = geometry.take(pairs.source_index)
@@ -103,15 +103,15 @@ def fitted(
     return deform(sources, fit.centre, fit.half_extent)
 
 
-def _squared_distances(state: TrainState, codes: Codes, encoder_points: Tensor) -> Tensor:
+def _squared_distances(state: TrainState, codes: Codes, shown: Tensor) -> Tensor:
     """d_R^2 of B targets to the C sources of `codes`, with gradients: [B, C]. One batch, as in `pair_distances`."""
-    encoder, num_targets = state.networks.retrieval_encoder, len(encoder_points)
+    encoder, num_targets = state.networks.retrieval_encoder, len(shown)
     if codes.embedding is None:
-        clouds = state.store.clouds(codes.rows, encoder_points.shape[1]).to(state.device)
-        encoded = encoder(torch.cat([encoder_points, clouds]))
+        clouds = state.store.clouds(codes.rows, shown.shape[1]).to(state.device)
+        encoded = encoder(torch.cat([shown, clouds]))
         target, source = encoded[:num_targets], encoded[num_targets:]
     else:
-        target, source = encoder(encoder_points), codes.embedding
+        target, source = encoder(shown), codes.embedding
     difference = retrieval_weight(codes.retrieval_weight) * (target[:, None] - source)
     return difference.square().sum(dim=-1)
 

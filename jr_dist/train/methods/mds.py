@@ -92,7 +92,7 @@ def step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, dra
     assert state.of_targets is not None, "`prepare` has placed the targets"
     loss = torch.zeros((), device=state.device)
     if plan.retrieval:
-        found = state.networks.retrieval_encoder(batch.encoder_points.to(state.device))
+        found = state.networks.retrieval_encoder(batch.shown.to(state.device))
         place = state.of_targets[torch.from_numpy(batch.rows)].to(state.device)
         loss = squared_distance(found, place, torch.ones_like(place)).mean()
     move(state, None, loss, rate, num_targets=len(batch.rows))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # the stream imports Ray; a step does not need it
 Plan = Callable[[int, bool, bool], StepPlan]
 #: (state, batch, plan, learning rate, candidates drawn) -> what is worth logging, with `nearest`: it ends with `move`
 Step = Callable[[TrainState, "TargetBatch", StepPlan, float, Draw], dict[str, Any]]
-#: (state, codes, geometry, encoder_points [B, E, 3], points [B, N, 3], pairs) -> the sources of the pairs fitted to the
+#: (state, codes, geometry, shown [B, E, 3], points [B, N, 3], pairs) -> the sources of the pairs fitted to the
 #: targets [M, N, 3]
 Fitted = Callable[[TrainState, Codes, PartGeometry, Tensor, Tensor, Pairs], Tensor]
 
