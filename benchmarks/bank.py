@@ -48,7 +48,7 @@ from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.bank.shard import BankShard, Update
 from jr_dist.cluster import connect
 from jr_dist.config import ClusterConfig, load_config
-from jr_dist.train.candidates import ENCODER_CHUNK
+from jr_dist.train.embedding import ENCODER_CHUNK
 from jr_dist.train.state import build_networks
 
 NUM_PARTS, NUM_ROWS, BATCH_SIZE, NUM_CANDIDATES = 8, 160, 16, 10

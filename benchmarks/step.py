@@ -38,7 +38,8 @@ from jr_dist.data.dataset import open_dataset, write_dataset
 from jr_dist.data.records import SourceModel
 from jr_dist.data.source_store import SourceStore
 from jr_dist.data.streams import TargetBatch
-from jr_dist.train.candidates import begin_draw, refresh_embeddings, uniform_candidates
+from jr_dist.train.candidates import begin_draw, uniform_candidates
+from jr_dist.train.embedding import refresh_embeddings
 from jr_dist.train.group import Group
 from jr_dist.train.methods.plan import StepPlan
 from jr_dist.train.state import TrainState, dense_optimiser, new_state

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from jr_dist.config_agreement import disagreement
 from jr_dist.config_file import Known, invalid_value, read_tree, unknown_setting
 
 
@@ -26,9 +27,6 @@ def _split_commas(value: Any) -> Any:
 def _none_from_word(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() in ("none", "null") else value
 
-
-#: methods whose retrieval loss compares the K candidates of a step
-COMPARING = ("ours", "ours_ido", "uniform", "dar", "fit_aware")
 
 Count = Annotated[int, Field(ge=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), Field(min_length=1)]
@@ -61,15 +59,46 @@ class DataConfig(Section):
         description="what training shows of a target: full = all of it; partial = what a half-space or one depth view "
         "leaves, 0 to 75 % missing, in the frame of what is left; the fitting loss is against the whole either way",
     )
+    images: Literal["none", "files", "render"] = Field(
+        default="none",
+        description="what encoders see of a target: none = its points; files = pictures that `jr-dist render` left; "
+        "render = pictures made while training reads them",
+    )
+    image_size: int = Field(default=224, ge=32, le=1024, description="pixels of a picture's side")
+    num_views: int = Field(default=24, ge=1, description="views of a shape where images is render")
+    augment: Literal["none", "photo"] = Field(
+        default="none",
+        description="none = framed on a plain background (the paper); photo = like photographs: crops, backgrounds, "
+        "colour, blur, JPEG, occlusion",
+    )
+    image_tasks: int = Field(
+        default=1, ge=1, description="tasks that make the pictures of a worker at the same time; for a GPU several"
+    )
 
 
 class ModelConfig(Section):
     """The encoders and the structure-aware deformation module (section 2.2)."""
 
-    encoder: Literal["pointnet"] = Field(default="pointnet", description="what encodes a target's points")
+    encoder: Literal["pointnet", "resnet18", "resnet34", "resnet50"] = Field(
+        default="pointnet", description="what encodes a target: pointnet its points, a resnet a picture of it"
+    )
     encoder_channels: Widths = Field(
         default=(64, 64, 64, 128, 1024),
-        description="widths of the encoder's layers shared by the points, up to the max-pooling",
+        description="widths of a pointnet's layers shared by the points, up to the max-pooling",
+    )
+    encoder_weights: str = Field(
+        default="imagenet",
+        min_length=1,
+        description="first weights of a resnet: imagenet (the paper), none, or a state dict of torchvision's as a "
+        "safetensors file",
+    )
+    encoder_layers: Literal["all", "last_stage", "head"] = Field(
+        default="last_stage",
+        description="which layers of a resnet train. The paper's code: last_stage, and the head with it",
+    )
+    freeze_batch_norm: bool = Field(
+        default=False,
+        description="a resnet's batch norm keeps the statistics and weights it starts with. The paper's code: false",
     )
     global_code: int = Field(default=256, ge=1, description="width of a source's global code")
     part_code: int = Field(default=32, ge=1, description="width of a part's code")
@@ -97,10 +126,12 @@ class RetrievalConfig(Section):
         description="sigma_0 of Eq. 1: P_R = softmax(-d^2 / sigma0^2). The paper: 100; its code: 10",
     )
     num_candidates: int = Field(default=10, ge=1, description="K, the sources drawn for a target at each step")
-    source_embedding: Literal["encoder", "code"] = Field(
+    source_embedding: Literal["encoder", "renders", "code"] = Field(
         default="encoder",
-        description="a source's place in the retrieval space: encoded from its points, or a learned code",
+        description="a source's place in the retrieval space: encoded from its points, the mean of its encoded "
+        "pictures, or a learned code",
     )
+    source_views: int = Field(default=4, ge=1, description="pictures of a source, where source_embedding is renders")
     embedding: int = Field(default=256, ge=1, description="dimensions of the retrieval space")
     loss: Literal["cross_entropy", "l1"] = Field(
         default="cross_entropy",
@@ -321,36 +352,14 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Config:
-        data, retrieval, train = self.data, self.retrieval, self.train
-        if data.encoder_points > data.num_points:
-            raise _disagreement(
-                f"setting data.encoder_points is {data.encoder_points}; allowed is at most data.num_points = "
-                f"{data.num_points}, of which the encoders see the first; lower the one or raise the other"
-            )
-        if train.method in ("ours", "ours_ido") and train.warmup_epochs >= train.epochs:
-            raise _disagreement(
-                f"setting train.warmup_epochs is {train.warmup_epochs}; allowed is less than train.epochs = "
-                f"{train.epochs}, or `{train.method}` would never draw from P_R; lower the one or raise the other"
-            )
-        if retrieval.fit_scale != "spread" and retrieval.effective_candidates >= retrieval.num_candidates:
-            raise _disagreement(
-                f"setting retrieval.effective_candidates is {retrieval.effective_candidates:g}; allowed is less than "
-                f"retrieval.num_candidates = {retrieval.num_candidates}, among which they are counted; lower it"
-            )
-        if train.method in COMPARING and retrieval.num_candidates < 2:
-            raise _disagreement(
-                f"setting retrieval.num_candidates is {retrieval.num_candidates}; allowed is 2 or more with "
-                f"train.method {train.method}, which compares candidates; raise it or train df"
-            )
+        message = disagreement(self)
+        if message is not None:
+            raise PydanticCustomError("settings_disagree", "{message}", {"message": message})
         return self
 
     def to_yaml(self) -> str:
         """The whole tree as YAML; `load_config` of it gives an equal `Config`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _disagreement(message: str) -> PydanticCustomError:
-    return PydanticCustomError("settings_disagree", "{message}", {"message": message})
 
 
 def sections() -> dict[str, type[Section]]:

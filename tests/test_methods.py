@@ -18,8 +18,9 @@ from jr_dist.data.streams import local_target_batches
 from jr_dist.data.synthesize.generate import synthesize
 from jr_dist.errors import InputError
 from jr_dist.geometry.chamfer import chamfer, chamfer_matrix
-from jr_dist.train.candidates import begin_draw, refresh_embeddings
+from jr_dist.train.candidates import begin_draw
 from jr_dist.train.classical_mds import classical_mds
+from jr_dist.train.embedding import refresh_embeddings
 from jr_dist.train.group import Group
 from jr_dist.train.methods import mds, ours_ido
 from jr_dist.train.pairs import Predicted, pair_up, predict, source_geometry

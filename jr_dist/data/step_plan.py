@@ -13,6 +13,7 @@ import pyarrow as pa
 from jr_dist.data.dataset import Dataset, count_rows, read_batches, read_targets, require_rows
 from jr_dist.data.decoded import mapped_column
 from jr_dist.data.order import global_batch_indices, steps_per_epoch
+from jr_dist.data.pictures import Pictures, PictureSettings, open_pictures
 from jr_dist.data.shown import cut_targets
 from jr_dist.errors import InputError
 
@@ -35,27 +36,39 @@ class StepPlan:
     rank: int
     world_size: int
     observed: Literal["full", "partial"]
+    pictures: PictureSettings | None  # None where encoders see points
+    identity: str  # of the pictures' content
 
     @property
     def step_bytes(self) -> int:
         """Size of one batch."""
         of_cuts = 12 * self.encoder_points + 16 if self.observed == "partial" else 0
-        return self.batch_size * (12 * self.num_points + 8 + of_cuts) + 8
+        of_pictures = 3 * self.pictures.size**2 if self.pictures is not None else 0
+        return self.batch_size * (12 * self.num_points + 8 + of_cuts + of_pictures) + 8
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
-        """`rows` (B,) int64 and `points` (B, N, 3) float32 of a step, and what else `cut_targets` gives where targets
-        are seen in part: each cut is a function of seed, step and row."""
+        """`rows` (B,) int64 and `points` (B, N, 3) float32 of a step; `shown` (B, 3, S, S) uint8 where encoders see
+        pictures; what else `cut_targets` gives where targets are seen in part. Each cut is a function of seed, step and
+        row, each picture one of seed, epoch and row."""
         table = _table(self)
         rows = global_batch_indices(
             len(table.rows), self.batch_size, seed=self.seed, step=step, rank=self.rank, world_size=self.world_size
         )
         order = self.order_of_points(step)
         if self.observed == "full":
-            return {"rows": rows, "points": table.points[table.rows[rows, None], order[: self.num_points]]}
+            points = table.points[table.rows[rows, None], order[: self.num_points]]
+            return {"rows": rows, "points": points, **self._pictures(step, rows, len(table.rows))}
         stored = table.points[table.rows[rows, None], order]
         keys = [("train", self.seed, step, int(row)) for row in rows]
         cut = cut_targets(stored, keys, num_points=self.num_points, encoder_points=self.encoder_points)
         return {"rows": rows, **cut}
+
+    def _pictures(self, step: int, rows: np.ndarray, num_targets: int) -> dict[str, np.ndarray]:
+        if self.pictures is None:
+            return {}
+        epoch = step // steps_per_epoch(num_targets, self.batch_size, self.world_size)
+        how = self.pictures.augment
+        return {"shown": _pictures(self).training(rows, seed=self.seed, epoch=epoch, augment=how)}
 
     def order_of_points(self, step: int) -> np.ndarray:
         """The stored points in random order, of which a step uses the first: the same for all its targets and ranks."""
@@ -75,13 +88,15 @@ def step_plan(
     rank: int,
     world_size: int,
     observed: Literal["full", "partial"] = "full",
+    pictures: PictureSettings | None = None,
 ) -> StepPlan:
     """The plan of one rank, checked.
 
     `num_points` of the stored points are drawn for each step, in random order, so an encoder that takes the first
     `encoder_points` of them sees a fair sample. With `observed` "partial" each target is cut before, with all its
-    stored points, and encoders see the first of what is left. Raises `InputError` for an unknown split or category, too
-    few targets for one step of all ranks, and more points than the dataset stores.
+    stored points, and encoders see the first of what is left. With `pictures` encoders see one view of each whole
+    target. Raises `InputError` for an unknown split or category, too few targets for one step of all ranks, more points
+    than the dataset stores, and as `open_pictures` does.
     """
     num_targets = require_rows(dataset, split, categories)
     if steps_per_epoch(num_targets, batch_size, world_size) < 1:
@@ -95,7 +110,12 @@ def step_plan(
             f"{dataset.num_points}, the points stored in {dataset.path}"
         )
     chosen = tuple(categories) if categories else None
-    return StepPlan(dataset, split, chosen, batch_size, num_points, encoder_points, seed, rank, world_size, observed)
+    assert pictures is None or observed == "full", "the settings agree"
+    identity = "" if pictures is None else open_pictures(dataset, split, chosen, pictures).identity
+    return StepPlan(
+        dataset, split, chosen, batch_size, num_points, encoder_points, seed, rank, world_size, observed, pictures,
+        identity,
+    )  # fmt: skip
 
 
 def blocks_of(plan: StepPlan, steps: range, per_block: int) -> Iterator[pa.Table]:
@@ -134,3 +154,23 @@ def _table(plan: StepPlan) -> _Table:
             rows = np.flatnonzero([categories is None or name in categories for name in names])
             _tables[key] = _Table(mapped_column(dataset, split, "points"), rows)
     return _tables[key]
+
+
+_opened: dict[tuple[str, str, tuple[str, ...] | None, PictureSettings, str], Pictures] = {}
+
+
+def _pictures(plan: StepPlan) -> Pictures:
+    """The pictures of a plan, opened once by each process. Raises `InputError` where they are others by now."""
+    assert plan.pictures is not None
+    key = (plan.dataset.path, plan.split, plan.categories, plan.pictures, plan.identity)
+    if key not in _opened:
+        while len(_opened) >= _MOST_TABLES:
+            del _opened[next(iter(_opened))]
+        pictures = open_pictures(plan.dataset, plan.split, plan.categories, plan.pictures)
+        if pictures.identity != plan.identity:
+            raise InputError(
+                f"the pictures of {plan.dataset.path} have changed since the run started; allowed are the same; start "
+                "it again"
+            )
+        _opened[key] = pictures
+    return _opened[key]

@@ -31,7 +31,7 @@ class TargetBatch:
     step: int
     rows: np.ndarray  # [B] int64, rows of `read_targets(dataset, split, categories)`
     points: Tensor  # [B, N, 3] float32, of the whole
-    shown: Tensor  # what encoders see of it: [B, E, 3] float32 points
+    shown: Tensor  # what encoders see of it: points [B, E, 3] float32, or pictures [B, 3, S, S] uint8
     scale: Tensor  # [B] float32, the unit of these frames in that of the whole: 1 where all is seen
     origin: Tensor  # [B, 3] float32, where the whole's frame has its origin in these: 0 where all is seen
 

@@ -1,20 +1,24 @@
-"""All dense weights of a run in one module: two target encoders, the deformation module, and AE's decoder."""
+"""All dense weights of a run in one module: the encoders, the deformation module, and AE's decoder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import nn
 
 from jr_dist.models.decoder import PointDecoder
 from jr_dist.models.encoders import PointNet
+from jr_dist.models.image_encoder import ImageEncoder, Layers, Name
 from jr_dist.models.structure_aware import StructureAwareDeformation
 
 
 class Networks(nn.Module):
     """Separate encoders for retrieval and deformation (section 2.2) and the deformation module.
 
-    Retrieval by an autoencoder has a decoder to `decoded_points`. What belongs to one source (codes, metric, sigma_k)
-    is not here but in the bank.
+    `encoder` encodes targets: "pointnet" their points, a ResNet pictures of them; beside a ResNet `encode_sources` adds
+    a PointNet for the points of sources. Retrieval by an autoencoder has a decoder to `decoded_points`. What belongs to
+    one source (codes, metric, sigma_k) is not here but in the bank.
     """
 
     def __init__(
@@ -26,13 +30,21 @@ class Networks(nn.Module):
         target_code: int,
         part_code: int,
         embedding: int,
+        encoder: Literal["pointnet"] | Name = "pointnet",
+        trained_layers: Layers = "all",
+        freeze_batch_norm: bool = False,
+        encode_sources: bool = False,
         decoded_points: int | None = None,
     ) -> None:
         super().__init__()
-        self.deformation_encoder = PointNet(channels, target_code)
-        self.retrieval_encoder = PointNet(channels, embedding)
+        make: Callable[[int], nn.Module] = partial(PointNet, channels)
+        if encoder != "pointnet":
+            make = partial(ImageEncoder, encoder, layers=trained_layers, freeze_batch_norm=freeze_batch_norm)
+        self.deformation_encoder = make(target_code)
+        self.retrieval_encoder = make(embedding)
         self.deformation = StructureAwareDeformation(global_code, target_code, part_code, hidden)
-        # Drawn last, so that the weights before it are those of the other methods.
+        # Drawn last, so that the weights before them are those of the other methods.
+        self.source_encoder = PointNet(channels, embedding) if encode_sources else None
         self.decoder = None if decoded_points is None else PointDecoder(embedding, decoded_points)
         self._deformation_is_kept = False
 

@@ -1,4 +1,4 @@
-"""Which K sources a target is paired with in a step, and the cached embeddings that the draw looks at."""
+"""Which K sources a target is paired with in a step."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from jr_dist.bank.client import Candidates
 from jr_dist.bank.scan import uniform_best
 from jr_dist.train.draw import Draw
+from jr_dist.train.embedding import embed, refresh_embeddings
 from jr_dist.train.state import TrainState
 
 if TYPE_CHECKING:  # the stream imports Ray; drawing does not need it
     from jr_dist.data.streams import TargetBatch
-
-ENCODER_CHUNK = 128
 
 
 def begin_draw(state: TrainState, batch: TargetBatch, *, soft: bool) -> Draw:
@@ -44,32 +42,3 @@ def uniform_candidates(num_sources: int, k: int, target_rows: np.ndarray, *, see
     """K of S sources, every subset equally likely: the K largest of S independent uniform numbers."""
     rows = uniform_best(num_sources, k, target_rows, seed=seed, step=step, num_threads=torch.get_num_threads())
     return Candidates(rows, np.full(len(rows), float(num_sources)), np.full(len(rows), -1))
-
-
-@torch.no_grad()
-def embed(state: TrainState, points: Tensor) -> Tensor:
-    """phi of clouds [M, N, 3] as retrieval sees them at test time: batch norm with its running statistics."""
-    encoder = state.networks.retrieval_encoder
-    was_training = encoder.training
-    encoder.eval()
-    codes = [encoder(chunk.to(state.device)) for chunk in points.split(ENCODER_CHUNK)]
-    encoder.train(was_training)
-    return torch.cat(codes)
-
-
-def refresh_embeddings(state: TrainState) -> None:
-    """Encode every source with the present encoder into the bank's cache, and note the step as its version.
-
-    All ranks call it together and each encodes its share of the sources.
-    """
-    if state.bank.layout.learned_embedding or not state.encodes_sources:
-        return
-    # Shares are whole chunks, so that a source is encoded in the same company whatever the number of ranks.
-    rows = np.arange(len(state.store.ids))
-    own = rows[rows // ENCODER_CHUNK % state.group.world_size == state.group.rank]
-    num_points = state.config.data.encoder_points
-    for some, points in state.clouds(state.store, own, num_points=num_points, batch_size=ENCODER_CHUNK):
-        state.bank.set_embedding(some, embed(state, points), state.step)
-    state.bank.settle()
-    state.group.barrier()
-    state.bank.embedding_version = state.step

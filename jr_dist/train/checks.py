@@ -9,10 +9,12 @@ import torch
 from jr_dist.bank.layout import cut
 from jr_dist.cluster import in_a_job
 from jr_dist.config import Config
-from jr_dist.data.dataset import count_rows, open_dataset, require_rows
+from jr_dist.data.dataset import Dataset, count_rows, open_dataset, require_rows
+from jr_dist.data.pictures import check_views, open_pictures, picture_settings
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
 from jr_dist.train.checkpoint import check_same_run, read_manifest
+from jr_dist.train.encoder_weights import check_encoder_weights
 from jr_dist.train.labels import check_labels
 from jr_dist.train.methods.dar import NUM_POSITIVES
 from jr_dist.train.methods.registry import METHODS
@@ -38,8 +40,11 @@ def with_absolute_paths(config: Config) -> Config:
 
     resume, teacher, labels = config.run.resume, config.train.teacher, config.labels.path
     run = {"path": absolute(config.run.path), "resume": resume if resume in ("auto", "never") else absolute(resume)}
+    weights = config.model.encoder_weights
+    model = {"encoder_weights": weights if weights in ("imagenet", "none") else absolute(weights)}
     return config.model_copy(
         update={
+            "model": config.model.model_copy(update=model),
             "data": config.data.model_copy(update={"path": absolute(config.data.path)}),
             "run": config.run.model_copy(update=run),
             "train": config.train.model_copy(update={"teacher": teacher and absolute(teacher)}),
@@ -78,6 +83,7 @@ def check(config: Config) -> None:
     if config.train.method == "fit_aware":
         check_labels(config, dataset)
     require_rows(dataset, "val", config.data.categories)
+    _check_pictures(config, dataset)
     num_targets = count_rows(dataset, "train", config.data.categories)
     schedule = make_schedule(config.train, num_targets, max(config.train.num_workers, 1))
     store = SourceStore.open(dataset, categories=config.data.categories, num_points=1)
@@ -86,10 +92,23 @@ def check(config: Config) -> None:
     start = start_point(config)
     if start is None or METHODS[config.train.method].teacher is None:
         check_teacher(config, dataset, list(store.ids))  # a run that goes on has its deformation module in itself
-    if start is not None:
+    if start is None:
+        check_encoder_weights(config)
+    else:
         manifest = read_manifest(start)
         check_same_run(manifest, config, list(store.ids), dataset.hash, start)
         check_steps_left(manifest["step"], schedule, start, goes_on=start == checkpoint_path(config.run.path, LAST))
+
+
+def _check_pictures(config: Config, dataset: Dataset) -> None:
+    """Raise `InputError` where pictures of targets or sources are missing."""
+    how = picture_settings(config.data)
+    if how is None:
+        return
+    for split in ("train", "val"):
+        open_pictures(dataset, split, config.data.categories, how)
+    if config.retrieval.source_embedding == "renders":
+        check_views(open_pictures(dataset, "sources", config.data.categories, how), config.retrieval.source_views)
 
 
 def _check_places(config: Config) -> None:

@@ -21,6 +21,7 @@ from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.schedule import make_schedule
 from jr_dist.train.state import bank_layout, build_networks, row_optimiser
 from jr_dist.train.trainer import WORKER_CPUS, num_shard_actors, processors_asked
+from jr_dist.train.update import moving_statistics
 
 FLOAT, LONG = 4, 8
 POINT_BYTES = 3 * FLOAT + 2  # a place, and the part as int16
@@ -97,7 +98,7 @@ def plan_training(config: Config) -> TrainPlan:
     soft = method.plan(0, False, settings.alternate).soft
     networks = build_networks(config)
     moved = sum(parameter.nbytes for parameter in trained_parameters(networks, settings.method))
-    statistics = sum(buffer.nbytes for buffer in networks.buffers() if buffer.is_floating_point())
+    statistics = sum(buffer.nbytes for buffer in moving_statistics(networks))
     # Without a deformation there is nothing to do with the codes of candidates.
     rows, a_target = min(settings.batch_size * k, num_sources) if method.has_deformation else 0, k
     if settings.method == "fit_aware":
@@ -158,10 +159,10 @@ def bank_file_bytes(layout: BankLayout, rule: RowOptimiser) -> int:
 
 def trained_parameters(networks: Networks, method: str) -> list[nn.Parameter]:
     """The dense weights that a method moves: those that have gradients and optimiser slots."""
-    modules = [] if METHODS[method].trains_retrieval else [networks.retrieval_encoder]
+    modules = [] if METHODS[method].trains_retrieval else [networks.retrieval_encoder, networks.source_encoder]
     modules += [] if METHODS[method].trains_deformation else [networks.deformation_encoder, networks.deformation]
-    idle = {parameter for module in modules for parameter in module.parameters()}
-    return [parameter for parameter in networks.parameters() if parameter not in idle]
+    idle = {parameter for module in modules if module is not None for parameter in module.parameters()}
+    return [each for each in networks.parameters() if each.requires_grad and each not in idle]
 
 
 def _manifest_bytes(config: Config, ids: tuple[str, ...], layout: BankLayout) -> int:

@@ -16,10 +16,12 @@ from jr_dist.bank.client import ShardHandle
 from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset, count_rows, open_dataset, read_targets
 from jr_dist.data.nearest_source import nearest_by_chamfer
+from jr_dist.data.pictures import open_pictures, picture_settings
 from jr_dist.data.source_store import SourceStore, local_source_batches
 from jr_dist.errors import InputError
 from jr_dist.train.candidates import begin_draw
 from jr_dist.train.checkpoint import load_checkpoint, restore, save_checkpoint
+from jr_dist.train.encoder_weights import start_encoders
 from jr_dist.train.group import Group
 from jr_dist.train.journal import Journal
 from jr_dist.train.methods.plan import StepPlan
@@ -71,7 +73,9 @@ def run_training(
     _go_on(state, run, start, dataset)
 
     table = read_targets(dataset, "val", config.data.categories)
-    shown = validation_targets(table, config.data)
+    how = picture_settings(config.data)
+    pictures = None if how is None else open_pictures(dataset, "val", config.data.categories, how)
+    shown = validation_targets(table, config.data, pictures)
     method = METHODS[config.train.method]
     if method.prepare is not None:
         method.prepare(state, dataset)
@@ -161,8 +165,10 @@ def _go_on(state: TrainState, run: Path, start: Path | None, dataset: Dataset) -
         state.networks.keep_deformation()
     if start is not None:
         restore(state, load_checkpoint(start), dataset_hash=dataset.hash)
-    elif METHODS[state.config.train.method].teacher is not None:
-        take_over(state, dataset_hash=dataset.hash)
+    else:
+        start_encoders(state.config, state.networks)
+        if METHODS[state.config.train.method].teacher is not None:
+            take_over(state, dataset_hash=dataset.hash)
     # What rank 0 sees holds for all: a shared file system may be a moment behind elsewhere.
     [seen] = state.group.gather([np.array([has_checkpoint(run, BEST)])])[0]
     if not seen[0]:

@@ -13,6 +13,7 @@ from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.projection import part_parameters
 from jr_dist.models.retrieval import retrieval_weight, squared_distance
+from jr_dist.train.embedding import embed_together
 from jr_dist.train.state import TrainState
 
 
@@ -87,17 +88,8 @@ def undeformed_pairs(
 
 
 def pair_distances(state: TrainState, codes: Codes, geometry: PartGeometry, shown: Tensor, pairs: Pairs) -> Tensor:
-    """d_R^2 of every pair with gradients: [B, K]. phi of the candidates is computed afresh, never taken from the cache.
-
-    Sources and targets go through the encoder as one batch, so that batch norm treats both alike.
-    """
-    encoder = state.networks.retrieval_encoder
-    num_targets = len(shown)
-    if codes.embedding is None:
-        both = torch.cat([shown, geometry.points[:, : shown.shape[1]]])
-        encoded = encoder(both)
-        target, source = encoded[:num_targets], encoded[num_targets:]
-    else:
-        target, source = encoder(shown), codes.embedding
+    """d_R^2 of every pair with gradients: [B, K]. phi of the candidates is computed afresh (`embed_together`)."""
+    num_points = state.config.data.encoder_points
+    target, source = embed_together(state, codes, shown, lambda: geometry.points[:, :num_points])
     weight = retrieval_weight(codes.retrieval_weight)[pairs.source_index]
     return squared_distance(target[pairs.target_index], source[pairs.source_index], weight).view(pairs.shape)

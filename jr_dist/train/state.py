@@ -15,6 +15,8 @@ from jr_dist.bank.layout import BankLayout
 from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.config import Config
 from jr_dist.data.device_geometry import DeviceGeometry
+from jr_dist.data.pictures import picture_settings
+from jr_dist.data.source_pictures import SourcePictures, source_pictures
 from jr_dist.data.source_store import SourceStore, local_source_batches
 from jr_dist.errors import InputError
 from jr_dist.models.networks import Networks, seeded_networks
@@ -57,6 +59,8 @@ class TrainState:
     of_targets: Any = None
     #: whether the cached embeddings of sources come from the encoder; else the method places the sources itself
     encodes_sources: bool = True
+    #: the pictures of the sources, where these place them in the retrieval space
+    pictures: SourcePictures | None = None
     #: how clouds of many sources are read
     clouds: CloudSource = local_source_batches
     #: sources kept on an accelerator; None where the store's own memory is the device's
@@ -97,6 +101,13 @@ def build_networks(config: Config) -> Networks:
         target_code=config.model.target_code,
         part_code=config.model.part_code,
         embedding=config.retrieval.embedding,
+        encoder=config.model.encoder,
+        trained_layers=config.model.encoder_layers,
+        freeze_batch_norm=config.model.freeze_batch_norm,
+        # MDS fixes the places of the sources.
+        encode_sources=config.data.images != "none"
+        and config.retrieval.source_embedding == "encoder"
+        and config.train.method != "mds",
         decoded_points=config.data.num_points if config.train.method == "ae" else None,
     )
 
@@ -143,11 +154,19 @@ def new_state(
         group=group,
         device=device,
         incarnation=incarnation,
+        pictures=_pictures_of_sources(config, store),
         clouds=clouds,
         kept_geometry=None
         if device.type == "cpu"
         else DeviceGeometry(store, device, num_points=config.data.num_points),
     )
+
+
+def _pictures_of_sources(config: Config, store: SourceStore) -> SourcePictures | None:
+    how = picture_settings(config.data)
+    if how is None or config.retrieval.source_embedding != "renders" or config.train.method == "mds":
+        return None
+    return source_pictures(store, how, config.retrieval.source_views)
 
 
 def dense_optimiser(config: Config, networks: Networks) -> torch.optim.Optimizer:

@@ -22,6 +22,7 @@ _OF_THE_MODULE = (
     *("model.encoder", "model.encoder_channels", "model.global_code", "model.part_code", "model.target_code"),
     *("model.hidden", "model.alpha", "model.connectivity"),
     *("data.categories", "data.encoder_points", "data.observed", "bank.block_size"),
+    "data.image_size",
 )
 
 

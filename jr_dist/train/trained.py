@@ -19,8 +19,8 @@ from jr_dist.errors import InputError
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.projection import part_parameters
 from jr_dist.models.networks import Networks
-from jr_dist.train.candidates import ENCODER_CHUNK
 from jr_dist.train.checkpoint import Checkpoint, load_checkpoint
+from jr_dist.train.embedding import in_evaluation
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.run_directory import BEST, LAST, checkpoint_path, has_checkpoint
 from jr_dist.train.state import bank_layout, build_networks
@@ -55,20 +55,30 @@ class TrainedModel:
         """Whether it can deform, by a module of its own or its teacher's; R and AE retrieve alone."""
         return METHODS[self.method].has_deformation
 
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether targets are shown to it as pictures, `data.image_size` pixels wide, framed as in training."""
+        return self.config.data.images != "none"
+
     @torch.no_grad()
-    def retrieval_distances(self, points: Tensor) -> Tensor:
-        """d_R^2 of T targets [T, N, 3] (canonical frame, random order) to all sources: [T, S], least = best."""
-        codes = _in_chunks(self.networks.retrieval_encoder, self._encoder_points(points), self.device)
+    def retrieval_distances(self, targets: Tensor) -> Tensor:
+        """d_R^2 of T targets to all sources: [T, S], least = best.
+
+        Targets are points [T, N, 3] (canonical frame, random order) or, where it takes pictures, [T, 3, S, S] uint8.
+        Raises `InputError` for the other kind.
+        """
+        codes = in_evaluation(self.networks.retrieval_encoder, self._shown(targets), self.device)
         return self.bank.squared_distances(codes)
 
     @torch.no_grad()
-    def deform(self, points: Tensor, rows: Tensor, store: SourceStore) -> tuple[Tensor, Tensor]:
-        """Centre and half-extent, each [T, K, P, 3], of the sources `rows` [T, K] deformed to the targets [T, N, 3].
+    def deform(self, targets: Tensor, rows: Tensor, store: SourceStore) -> tuple[Tensor, Tensor]:
+        """Centre and half-extent, each [T, K, P, 3], of the sources `rows` [T, K] deformed to the targets, which are as
+        of `retrieval_distances`.
 
         P is the largest number of parts in the store; joints stay closed (see geometry.projection).
         """
         num_targets = len(rows)
-        target_code = _in_chunks(self.networks.deformation_encoder, self._encoder_points(points), self.device)
+        target_code = in_evaluation(self.networks.deformation_encoder, self._shown(targets), self.device)
         target_term = self.networks.deformation.target_term(target_code)
         width = max(1, SOURCE_CHUNK // num_targets)
         parts = [self._deform_block(some, target_term, store) for some in rows.split(width, dim=1)]
@@ -101,8 +111,15 @@ class TrainedModel:
         model = self.config.model
         return part_parameters(geometry, delta, alpha=model.alpha, connectivity=model.connectivity)
 
-    def _encoder_points(self, points: Tensor) -> Tensor:
-        return points[:, : self.config.data.encoder_points]
+    def _shown(self, targets: Tensor) -> Tensor:
+        of_pictures = targets.dtype == torch.uint8
+        if of_pictures != self.takes_pictures:
+            kinds = ("points", "pictures")
+            raise InputError(
+                f"run {self.path} was trained on {kinds[self.takes_pictures]}, but it is given {kinds[of_pictures]}; "
+                f"allowed are {kinds[self.takes_pictures]}; choose another run"
+            )
+        return targets if of_pictures else targets[:, : self.config.data.encoder_points]
 
 
 def load_run(path: str | Path, device: str = "cpu") -> TrainedModel:
@@ -170,7 +187,3 @@ def _bank(config: Config, checkpoint: Checkpoint) -> BankClient:
         embedding_version=manifest["embedding_version"],
     )
     return bank
-
-
-def _in_chunks(encoder: torch.nn.Module, points: Tensor, device: torch.device) -> Tensor:
-    return torch.cat([encoder(chunk.to(device)) for chunk in points.split(ENCODER_CHUNK)])

@@ -27,6 +27,7 @@ from jr_dist.bank.layout import BankLayout
 from jr_dist.cluster import connect, is_own_cluster
 from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset, open_dataset
+from jr_dist.data.pictures import picture_settings
 from jr_dist.data.source_store import SourceStore, local_source_batches
 from jr_dist.data.step_plan import StepPlan, step_plan
 from jr_dist.data.streams import TargetBatch, local_target_batches, source_batches, target_batches
@@ -336,6 +337,7 @@ def _step_plan(dataset: Dataset, config: Config, group: Group) -> StepPlan:
         rank=group.rank,
         world_size=group.world_size,
         observed=config.data.observed,
+        pictures=picture_settings(config.data),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jr_dist.bank.client import Codes
 from jr_dist.bank.shard import Update
@@ -65,5 +65,15 @@ def _average(state: TrainState) -> None:
     Parameters that this step did not reach have no gradient on any rank.
     """
     gradients = [parameter.grad for parameter in state.networks.parameters() if parameter.grad is not None]
-    statistics = [buffer for buffer in state.networks.buffers() if buffer.is_floating_point()]
-    state.group.average([*gradients, *statistics])
+    state.group.average([*gradients, *moving_statistics(state.networks)])
+
+
+def moving_statistics(networks: nn.Module) -> list[Tensor]:
+    """The running means and variances of the batch norms that follow the batches."""
+    return [
+        buffer
+        for norm in networks.modules()
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and norm.training
+        for buffer in norm.buffers()
+        if buffer.is_floating_point()
+    ]

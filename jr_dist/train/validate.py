@@ -10,9 +10,10 @@ from torch import Tensor
 
 from jr_dist.config import DataConfig
 from jr_dist.data.dataset import TargetTable
+from jr_dist.data.pictures import Pictures
 from jr_dist.data.shown import cut_targets, whole_targets
 from jr_dist.geometry.chamfer import chamfer
-from jr_dist.train.candidates import embed, refresh_embeddings
+from jr_dist.train.embedding import embed, refresh_embeddings
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.pairs import pair_up, source_geometry
 from jr_dist.train.state import TrainState
@@ -25,18 +26,21 @@ class ValidationTargets:
     """What validation shows of T targets and measures against, as of a `TargetBatch`."""
 
     points: Tensor  # [T, N, 3] float32
-    shown: Tensor  # [T, E, 3] float32
+    shown: Tensor  # [T, E, 3] float32, or [T, 3, S, S] uint8
     scale: Tensor  # [T] float32
 
 
-def validation_targets(table: TargetTable, settings: DataConfig) -> ValidationTargets:
-    """The first points of the targets, or of a cut of each that depends on its id alone, as `data.observed` says."""
+def validation_targets(table: TargetTable, settings: DataConfig, pictures: Pictures | None = None) -> ValidationTargets:
+    """What the encoders see of each target: its first points, or of a cut that depends on its id alone, as
+    `data.observed` says; with `pictures` one plain view, which depends on its id as well."""
     points = table.points[:, : settings.num_points]
     arrays = {"points": points, "shown": points[:, : settings.encoder_points], **whole_targets(len(table))}
     if settings.observed == "partial":
         keys = [("val", name) for name in table.ids]
         numbers = {"num_points": settings.num_points, "encoder_points": settings.encoder_points}
         arrays = cut_targets(table.points, keys, **numbers)
+    if pictures is not None:
+        arrays["shown"] = pictures.fixed(table.ids)
     kept = (torch.from_numpy(arrays[name].copy()) for name in ("points", "shown", "scale"))
     return ValidationTargets(*kept)
 

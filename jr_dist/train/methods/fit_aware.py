@@ -22,11 +22,12 @@ from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.models.refine import Refinement, refine
 from jr_dist.models.retrieval import effective_number, retrieval_weight, soft_retrieval
 from jr_dist.train.draw import Draw
+from jr_dist.train.embedding import embed_together
 from jr_dist.train.label_loss import label_loss, label_probability, spread_of_best, step_columns
 from jr_dist.train.labels import Labels, make_labels, open_labels
 from jr_dist.train.methods.method import Method
 from jr_dist.train.methods.plan import StepPlan, retrieval_alone
-from jr_dist.train.pairs import Pairs
+from jr_dist.train.pairs import Pairs, deform_pairs
 from jr_dist.train.state import TrainState
 from jr_dist.train.stretch import stretch_factors, stretched
 from jr_dist.train.update import move
@@ -95,7 +96,12 @@ def step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, dra
 def fitted(
     state: TrainState, codes: Codes, geometry: PartGeometry, shown: Tensor, points: Tensor, pairs: Pairs
 ) -> Tensor:
-    """The sources after IDO to the whole target, as the labels have it: [M, N, 3]."""
+    """The sources after IDO to the whole target, as the labels have it: [M, N, 3].
+
+    A picture has no points that IDO could solve for: there the network deforms.
+    """
+    if state.config.data.images != "none":
+        return deform_pairs(state, codes, geometry, shown, points, pairs)
     sources = geometry.take(pairs.source_index)
     settings = state.config
     how = Refinement(iterations=settings.labels.iterations)
@@ -104,14 +110,11 @@ def fitted(
 
 
 def _squared_distances(state: TrainState, codes: Codes, shown: Tensor) -> Tensor:
-    """d_R^2 of B targets to the C sources of `codes`, with gradients: [B, C]. One batch, as in `pair_distances`."""
-    encoder, num_targets = state.networks.retrieval_encoder, len(shown)
-    if codes.embedding is None:
-        clouds = state.store.clouds(codes.rows, shown.shape[1]).to(state.device)
-        encoded = encoder(torch.cat([shown, clouds]))
-        target, source = encoded[:num_targets], encoded[num_targets:]
-    else:
-        target, source = encoder(shown), codes.embedding
+    """d_R^2 of B targets to the C sources of `codes`, with gradients: [B, C]."""
+    num_points = state.config.data.encoder_points
+    target, source = embed_together(
+        state, codes, shown, lambda: state.store.clouds(codes.rows, num_points).to(state.device)
+    )
     difference = retrieval_weight(codes.retrieval_weight) * (target[:, None] - source)
     return difference.square().sum(dim=-1)
 
