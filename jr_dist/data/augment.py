@@ -49,8 +49,10 @@ def photo_picture(rgba: np.ndarray, size: int, rng: np.random.Generator) -> np.n
 
 
 def background(size: int, rng: np.random.Generator) -> np.ndarray:
-    """A background, (size, size, 3) float32 in [0, 255]: plain, a gradient, a texture of noise, or clutter."""
-    kind, first, second = rng.integers(4), _colour(rng), _colour(rng)
+    """A background, (size, size, 3) float32 in [0, 255]: white, of a colour, a gradient, a texture, or clutter."""
+    kind, first, second = rng.integers(5), _colour(rng), _colour(rng)
+    if kind == 4:  # as shops have it
+        return np.full((size, size, 3), rng.uniform(225, 255), np.float32)
     if kind == 0:
         return np.broadcast_to(first, (size, size, 3)).astype(np.float32)
     if kind == 1:  # a line across the picture, as of a wall that light falls on
@@ -76,7 +78,8 @@ def _laid_on(rgba: np.ndarray, behind: np.ndarray) -> np.ndarray:
 
 def _colour(rng: np.random.Generator) -> np.ndarray:
     """(3,) float32: most backgrounds are pale or grey, some are of a strong colour."""
-    return rng.uniform(0, 255, 3).astype(np.float32) * rng.uniform(0, 1) + 255 * np.float32(rng.uniform(0, 1) ** 0.5) / 2
+    saturation, brightness = rng.random(), 255 * np.sqrt(rng.random())
+    return ((1 - saturation) * brightness + saturation * rng.uniform(0, 255, 3)).astype(np.float32)
 
 
 def _smooth_noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:

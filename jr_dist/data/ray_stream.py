@@ -2,7 +2,7 @@
 
 Read tasks take the rows they need from the dataset themselves: nothing goes through the driver. They ask for no CPU of
 Ray's (`_READ_CPUS`), because the workers of Ray Train may hold them all: a task that waits for one would never start.
-One task a stream runs at a time.
+One task a stream runs at a time, or several where making a batch is work; the order stays.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _BLOCK_BYTES = 1 << 20  # small blocks, so that the first batch comes soon and f
 _AHEAD_BYTES = 16 << 20  # what a stream may hold of the object store, which the bank's messages share
 _AHEAD_BATCHES = 4  # at least, where batches are large
 _BLOCKS_PER_TASK = 64  # starting a task costs as much as some blocks
+_BLOCKS_PER_TASK_OF_SEVERAL = 4  # what the later ones have made waits for the first
 
 # (batches, batches that fill a block) -> what a read task runs to make them, as tables in order
 TaskOf = Callable[[range, int], Callable[[], Iterator[pa.Table]]]
@@ -41,6 +42,23 @@ class Stream:
     num_batches: int
     batch_bytes: int
     task_of: TaskOf
+    tasks: int = 1  # at the same time
+
+    @property
+    def batches_per_block(self) -> int:
+        """Batches that fill a block."""
+        return max(1, _BLOCK_BYTES // self.batch_bytes)
+
+    @property
+    def batches_per_task(self) -> int:
+        """Batches that a task makes."""
+        return self.batches_per_block * (_BLOCKS_PER_TASK if self.tasks == 1 else _BLOCKS_PER_TASK_OF_SEVERAL)
+
+    @property
+    def bytes_ahead(self) -> int:
+        """What it may hold of the object store: of several tasks all that they make."""
+        held = _AHEAD_BATCHES if self.tasks == 1 else self.tasks * self.batches_per_task
+        return max(_AHEAD_BYTES, held * self.batch_bytes)
 
 
 def tables_of(stream: Stream, *, progress: bool = False) -> Generator[pa.Table]:
@@ -51,8 +69,10 @@ def tables_of(stream: Stream, *, progress: bool = False) -> Generator[pa.Table]:
     """
     if not stream.num_batches:
         return
-    with DataContext.current(_context(stream.batch_bytes, progress)):
-        data = ray.data.read_datasource(_Batches(stream), num_cpus=_READ_CPUS, concurrency=1, override_num_blocks=1)
+    with DataContext.current(_context(stream.bytes_ahead, progress)):
+        data = ray.data.read_datasource(
+            _Batches(stream), num_cpus=_READ_CPUS, concurrency=stream.tasks, override_num_blocks=1
+        )
         blocks = iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
     try:
         yield from cast(Iterator[pa.Table], blocks)
@@ -64,10 +84,9 @@ def tables_of(stream: Stream, *, progress: bool = False) -> Generator[pa.Table]:
         del blocks  # ends the execution where the reader stops early
 
 
-def _context(batch_bytes: int, progress: bool) -> DataContext:
+def _context(ahead: int, progress: bool) -> DataContext:
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
-    ahead = max(_AHEAD_BYTES, _AHEAD_BATCHES * batch_bytes)
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=ahead)
     context.target_max_block_size = _BLOCK_BYTES
     context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _Nap]
@@ -110,8 +129,7 @@ class _Batches(Datasource):
     ) -> list[ReadTask]:
         """Tasks in the order of the batches; their number follows from the batches, not from `parallelism`."""
         num_batches, batch_bytes = self._stream.num_batches, self._stream.batch_bytes
-        per_block = max(1, _BLOCK_BYTES // batch_bytes)
-        per_task = per_block * _BLOCKS_PER_TASK
+        per_block, per_task = self._stream.batches_per_block, self._stream.batches_per_task
         everything = range(num_batches)
         parts = [everything[first : first + per_task] for first in range(0, num_batches, per_task)]
         return [

@@ -47,6 +47,7 @@ def target_batches(plan: StepPlan, steps: range, progress: bool = False) -> Iter
         len(steps),
         plan.step_bytes,
         lambda batches, per_block: partial(blocks_of, plan, steps[batches.start : batches.stop], per_block),
+        tasks=1 if plan.pictures is None else plan.pictures.tasks,
     )
     with closing(tables_of(stream, progress=progress)) as tables:
         for table in tables:

@@ -27,6 +27,9 @@ class ImageEncoder(nn.Module):
     batches, as they do in the code that the authors published. Raises `InputError` where torchvision is missing.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, name: Name, code: int, *, layers: Layers = "all", freeze_batch_norm: bool = False) -> None:
         super().__init__()
         self.resnet = getattr(_torchvision_models(), name)(weights=None)

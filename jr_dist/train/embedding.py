@@ -1,7 +1,7 @@
 """Where targets and sources lie in the retrieval space: phi(t) of what is shown of a target, phi(s) of a source.
 
-A source is placed by a learned code, by its points, or by its pictures (`retrieval.source_embedding`). Where targets are
-shown as points, one encoder serves both; where they are shown as pictures, a source's points have an encoder of
+A source is placed by a learned code, by its points, or by its pictures (`retrieval.source_embedding`). Where targets
+are shown as points, one encoder serves both; where they are shown as pictures, a source's points have an encoder of
 their own, and its pictures share the targets'.
 """
 
@@ -78,9 +78,8 @@ def refresh_embeddings(state: TrainState) -> None:
     else:
         for first in range(0, len(own), ENCODER_CHUNK):
             some = own[first : first + ENCODER_CHUNK]
-            views = range(state.pictures.num_views)
-            mean = sum(embed(state, state.pictures.take(some, view)) for view in views) / len(views)
-            state.bank.set_embedding(some, mean, state.step)
+            of_views = [embed(state, state.pictures.take(some, view)) for view in range(state.pictures.num_views)]
+            state.bank.set_embedding(some, torch.stack(of_views).mean(dim=0), state.step)
     state.bank.settle()
     state.group.barrier()
     state.bank.embedding_version = state.step
