@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,20 @@ def tiny_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
     path = tmp_path_factory.mktemp("tiny") / "run"
     train(load_config(None, {**TINY_SETTINGS, "data.path": str(tiny_dataset), "run.path": str(path)}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def pictured_dataset(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_dataset` with three pictures of every shape, of 32 pixels, as `jr-dist render` leaves them."""
+    from jr_dist.data.dataset import open_dataset
+    from jr_dist.data.render_images import plan_images, render_images
+    from jr_dist.data.render_views import ViewSettings
+
+    path = tmp_path_factory.mktemp("pictured") / "dataset"
+    shutil.copytree(tiny_dataset, path)
+    tables = ("sources", "train", "val", "test")
+    render_images(plan_images(open_dataset(path), ViewSettings(size=32), num_views=3, tables=tables))
     return path
 
 

@@ -57,7 +57,7 @@ def test_the_object_is_there_moved_cut_off_and_hidden_but_never_mirrored(rgba, m
 
 def test_backgrounds_are_of_every_kind():
     pictures = [background(SIZE, np.random.default_rng(seed)) for seed in range(60)]
-    assert all(0 <= picture.min() and picture.max() <= 255 for picture in pictures)
+    assert all(picture.min() >= 0 and picture.max() <= 255 for picture in pictures)
     plain = [picture for picture in pictures if (picture == picture[0, 0]).all()]
     white = [picture for picture in plain if picture.min() >= 225 and np.ptp(picture) == 0]
     smooth = [picture for picture in pictures if 0 < np.abs(np.diff(picture, axis=0)).max() < 12]

@@ -76,6 +76,8 @@ def test_first_weights_come_from_a_file_into_both_encoders_but_not_into_their_he
     for name in ("deformation_encoder", "retrieval_encoder"):
         ours, fresh = (getattr(each, name).resnet.state_dict() for each in (networks, drawn))
         for key, value in ours.items():
+            if "num_batches" in key:
+                continue
             assert torch.equal(value, fresh[key] if key.startswith("fc.") else theirs[key]), key
 
 

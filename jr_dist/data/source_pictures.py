@@ -47,7 +47,8 @@ def source_pictures(store: SourceStore, settings: PictureSettings, num_views: in
     pictures = open_pictures(store.dataset, "sources", chosen, settings)
     check_views(pictures, num_views)
     assert pictures.num_rows == len(store), "the same sources in the same order"
-    key = hashlib.sha256(repr((pictures.identity, pictures.size, num_views, chosen)).encode()).hexdigest()[:24]
+    of_content = pictures.identity, pictures.size, num_views, chosen, pictures.plain(0, 0).tobytes()
+    key = hashlib.sha256(repr(of_content).encode()).hexdigest()[:24]  # a picture among it: renderers change
     try:
         path = scratch_folder() / store.dataset.hash / f"pictures-{key}.npy"
         if not path.exists():
