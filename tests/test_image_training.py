@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from jr_dist.data.dataset import open_dataset, read_targets
 from jr_dist.data.pictures import open_pictures, picture_settings
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
+from jr_dist.train import checks
 from jr_dist.train.dry_run import plan_training
 from jr_dist.train.embedding import embed, refresh_embeddings
 from jr_dist.train.group import Group
@@ -41,8 +44,12 @@ def image_run(pictured_dataset, tmp_path_factory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_one_that_never_stopped(image_run, pictured_dataset, tmp_path, monkeypatch):
-    """Interrupted between its two epochs: augmentation, views and candidates are those of the whole run."""
+    """Interrupted between its two epochs: augmentation, views and candidates are those of the whole run.
+
+    Not so with other pictures than it began with, which are refused.
+    """
     saves, save = [], BankClient.save
 
     def interrupted(bank: BankClient, folder: Path) -> dict[str, str]:
@@ -56,6 +63,11 @@ def test_a_run_that_goes_on_is_one_that_never_stopped(image_run, pictured_datase
         patch.setattr(BankClient, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(config)
+    with monkeypatch.context() as patch:
+        others = partial(lambda how, *given: replace(how(*given), identity="of others"), checks.open_pictures)
+        patch.setattr(checks, "open_pictures", others)
+        with pytest.raises(InputError, match="other pictures"):
+            train(config)
     train(config)
     whole, resumed = arrays_of(image_run), arrays_of(tmp_path / "run")
     assert whole.keys() == resumed.keys()
@@ -63,6 +75,7 @@ def test_a_run_that_goes_on_is_one_that_never_stopped(image_run, pictured_datase
         assert np.array_equal(values, resumed[name]), name
 
 
+@pytest.mark.slow
 def test_a_loaded_run_takes_pictures_and_finds_what_validation_found(image_run, pictured_dataset):
     model, dataset = load_run(image_run), open_dataset(pictured_dataset)
     store, table = SourceStore.open(dataset), read_targets(dataset, "val")
@@ -141,6 +154,7 @@ def test_every_method_that_makes_sense_for_pictures_trains(image_run, pictured_d
     assert plan.checkpoint_bytes == pytest.approx(sum(file.stat().st_size for file in files), rel=0.03)
 
 
+@pytest.mark.slow
 def test_weights_are_read_at_the_start_and_never_again(pictured_dataset, tmp_path):
     torch.manual_seed(0)
     theirs, file = models.resnet18().state_dict(), tmp_path / "resnet.safetensors"
@@ -154,7 +168,7 @@ def test_weights_are_read_at_the_start_and_never_again(pictured_dataset, tmp_pat
         for name, value in theirs.items():
             if not name.startswith("fc.") and "num_batches" not in name:
                 assert np.array_equal(arrays[f"networks.{encoder}.resnet.{name}"], value.numpy()), name
-    with pytest.raises(InputError, match="model.encoder_weights .* can't be read"):
+    with pytest.raises(InputError, match=r"model\.encoder_weights .* can't be read"):
         train(image_settings(pictured_dataset, tmp_path / "other", **given))
     assert not (tmp_path / "other").exists()
 
@@ -183,10 +197,10 @@ def test_a_run_without_its_pictures_is_refused_before_anything_is_written(
     for dataset, changes, said in [
         (tiny_dataset, {}, "jr-dist render"),
         (pictured_dataset, {"retrieval__source_embedding": "renders"}, "source_views is 4, but there are 3 pictures"),
-        (pictured_dataset, {"train__method": "fit_aware", "train__teacher": image_run, "model__encoder": "resnet34"},
-         "was trained with model.encoder resnet18, now it is resnet34"),
-        (pictured_dataset, {"train__method": "fit_aware", "train__teacher": image_run, "data__image_size": 40},
-         "was trained with data.image_size 32, now it is 40"),
+        (pictured_dataset, {"train__method": "fit_aware", "train__teacher": image_run, "labels__num_points": 64,
+          "model__encoder": "resnet34"}, "was trained with model.encoder resnet18, now it is resnet34"),
+        (pictured_dataset, {"train__method": "fit_aware", "train__teacher": image_run, "labels__num_points": 64,
+          "data__image_size": 40}, "was trained with data.image_size 32, now it is 40"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=said) as refused:
             train(image_settings(dataset, tmp_path / "run", **changes))

@@ -1,4 +1,4 @@
-"""Pictures in the stream of training targets: functions of seed, epoch and target, from files or rendered on the spot."""
+"""Pictures in the stream of targets: functions of seed, epoch and target, from files or rendered on the spot."""
 
 from __future__ import annotations
 

@@ -40,6 +40,8 @@ RAY_FILES = {
 }
 # geometry/, models/ and train/losses.py can be read, tested and run on a bare GPU machine.
 BARE = {"torch", "numpy", "numba", "llvmlite", "jaxtyping"}
+# Optional, so imported inside functions alone, each with its extra; a line says so where it is missing.
+OPTIONAL = {"torchvision": "images", "moderngl": "gl"}
 # The distribution, where its name is not that of the module.
 DISTRIBUTION = {
     "yaml": "pyyaml",
@@ -74,7 +76,7 @@ def test_imports_keep_to_their_rooms(path):
         if first == "ray":
             assert name(path) in RAY_FILES, f"{module}: Ray stays in {sorted(RAY_FILES)}"
         if bare and first not in sys.stdlib_module_names and first != "jr_dist":
-            assert first in BARE, f"{module}: only {sorted(BARE)} here"
+            assert first in BARE | {"torchvision"}, f"{module}: only {sorted(BARE)} here"
         if first == "jr_dist" and rest and room in ROOMS:
             other = rest.split(".")[0]
             if bare:
@@ -98,9 +100,13 @@ def test_files_are_short_and_say_what_they_are(path):
 def test_every_import_is_declared():
     declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
     for path in MODULES:
-        for module, _ in imports(path):
+        for module, top in imports(path):
             first = module.partition(".")[0]
             if first in sys.stdlib_module_names or first == "jr_dist":
+                continue
+            if first in OPTIONAL:
+                extra = PROJECT["optional-dependencies"][OPTIONAL[first]]
+                assert not top and first in {Requirement(line).name for line in extra}, f"{name(path)} imports {module}"
                 continue
             assert canonicalize_name(DISTRIBUTION.get(first, first)) in declared, f"{name(path)} imports {module}"
 

@@ -80,6 +80,7 @@ def save_checkpoint(run: Path, names: Sequence[str], state: TrainState, *, datas
                 "method": state.config.train.method,
                 "dataset_hash": dataset_hash,
                 "source_ids": list(state.store.ids),
+                "pictures": state.picture_identity,
                 "num_parts": list(state.bank.layout.num_parts),
                 "embedding_version": state.bank.embedding_version,
                 "fit_scale_start": state.fit_scale_start,

@@ -83,7 +83,7 @@ def check(config: Config) -> None:
     if config.train.method == "fit_aware":
         check_labels(config, dataset)
     require_rows(dataset, "val", config.data.categories)
-    _check_pictures(config, dataset)
+    pictures = _check_pictures(config, dataset)
     num_targets = count_rows(dataset, "train", config.data.categories)
     schedule = make_schedule(config.train, num_targets, max(config.train.num_workers, 1))
     store = SourceStore.open(dataset, categories=config.data.categories, num_points=1)
@@ -97,18 +97,23 @@ def check(config: Config) -> None:
     else:
         manifest = read_manifest(start)
         check_same_run(manifest, config, list(store.ids), dataset.hash, start)
+        if manifest.get("pictures", "") != pictures:
+            raise InputError(
+                f"checkpoint {start} was trained on other pictures than those of {config.data.path} now; allowed are "
+                "the same; restore them, or name a new run.path"
+            )
         check_steps_left(manifest["step"], schedule, start, goes_on=start == checkpoint_path(config.run.path, LAST))
 
 
-def _check_pictures(config: Config, dataset: Dataset) -> None:
-    """Raise `InputError` where pictures of targets or sources are missing."""
+def _check_pictures(config: Config, dataset: Dataset) -> str:
+    """Raise `InputError` where pictures of targets or sources are missing; returns `picture_identity`."""
     how = picture_settings(config.data)
     if how is None:
-        return
-    for split in ("train", "val"):
-        open_pictures(dataset, split, config.data.categories, how)
+        return ""
+    identity, _ = (open_pictures(dataset, split, config.data.categories, how).identity for split in ("train", "val"))
     if config.retrieval.source_embedding == "renders":
         check_views(open_pictures(dataset, "sources", config.data.categories, how), config.retrieval.source_views)
+    return identity
 
 
 def _check_places(config: Config) -> None:

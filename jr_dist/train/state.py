@@ -15,9 +15,10 @@ from jr_dist.bank.layout import BankLayout
 from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.config import Config
 from jr_dist.data.device_geometry import DeviceGeometry
-from jr_dist.data.pictures import picture_settings
+from jr_dist.data.pictures import open_pictures, picture_settings
 from jr_dist.data.source_pictures import SourcePictures, source_pictures
 from jr_dist.data.source_store import SourceStore, local_source_batches
+from jr_dist.data.table_reader import Dataset
 from jr_dist.errors import InputError
 from jr_dist.models.networks import Networks, seeded_networks
 from jr_dist.train.draw import Draw
@@ -59,6 +60,8 @@ class TrainState:
     of_targets: Any = None
     #: whether the cached embeddings of sources come from the encoder; else the method places the sources itself
     encodes_sources: bool = True
+    #: names the pictures of targets that it is trained on; empty where it is on points
+    picture_identity: str = ""
     #: the pictures of the sources, where these place them in the retrieval space
     pictures: SourcePictures | None = None
     #: how clouds of many sources are read
@@ -154,12 +157,19 @@ def new_state(
         group=group,
         device=device,
         incarnation=incarnation,
+        picture_identity=picture_identity(config, store.dataset),
         pictures=_pictures_of_sources(config, store),
         clouds=clouds,
         kept_geometry=None
         if device.type == "cpu"
         else DeviceGeometry(store, device, num_points=config.data.num_points),
     )
+
+
+def picture_identity(config: Config, dataset: Dataset) -> str:
+    """Names the pictures of the training targets; empty where encoders see points. Raises as `open_pictures` does."""
+    how = picture_settings(config.data)
+    return "" if how is None else open_pictures(dataset, "train", config.data.categories, how).identity
 
 
 def _pictures_of_sources(config: Config, store: SourceStore) -> SourcePictures | None:
