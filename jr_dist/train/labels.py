@@ -99,7 +99,7 @@ def make_labels(config: Config, device: str = "cpu") -> None:
 def open_labels(config: Config, dataset: Dataset) -> Labels:
     """The table that `make_labels` has left. Raises `InputError` where a block of it is missing or damaged."""
     folder, jobs = labels_folder(config, dataset), _jobs(config, dataset)
-    num_versions = 1 + config.labels.copies
+    num_versions = _num_versions(config)
     num_targets = count_rows(dataset, "train", config.data.categories)
     shape = num_targets * num_versions, _num_labelled(config, dataset)
     num_sources = count_rows(dataset, "sources", config.data.categories)
@@ -139,13 +139,18 @@ def check_labels(config: Config, dataset: Dataset) -> None:
 def num_label_pairs(config: Config, dataset: Dataset) -> int:
     """Pairs that the table holds."""
     num_targets = count_rows(dataset, "train", config.data.categories)
-    return num_targets * (1 + config.labels.copies) * _num_labelled(config, dataset)
+    return num_targets * _num_versions(config) * _num_labelled(config, dataset)
 
 
 def _num_labelled(config: Config, dataset: Dataset) -> int:
     """L, the sources labelled for a target."""
     num_sources = count_rows(dataset, "sources", config.data.categories)
     return min(config.labels.sources or num_sources, num_sources)
+
+
+def _num_versions(config: Config) -> int:
+    """V. A picture of a target can't be stretched as its points can."""
+    return 1 + (config.labels.copies if config.data.images == "none" else 0)
 
 
 def _settings(config: Config, dataset: Dataset) -> dict[str, Any]:
@@ -157,7 +162,7 @@ def _settings(config: Config, dataset: Dataset) -> dict[str, Any]:
         "iterations": config.labels.iterations,
         "starts": ["undeformed", "spread_alike"],
         "num_points": config.labels.num_points,
-        "versions": 1 + config.labels.copies,
+        "versions": _num_versions(config),
         "largest_stretch": LARGEST_STRETCH,
         "connectivity": config.model.connectivity,
         "ido": VERSION,

@@ -75,7 +75,9 @@ def step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, dra
         step=batch.step,
     )
     codes = state.bank.pull(columns, state.device)
-    shown = stretched(batch.shown, stretch_factors(batch.rows, labels.num_versions)).flatten(0, 1)
+    shown = batch.shown
+    if labels.num_versions > 1:
+        shown = stretched(shown, stretch_factors(batch.rows, labels.num_versions)).flatten(0, 1)
     squared = _squared_distances(state, codes, shown.to(state.device))
     label = torch.from_numpy(labels.take(labels.versions(batch.rows), columns)).to(state.device)
     sigma0 = config.labels.sigma0
