@@ -21,7 +21,13 @@ ROOT = Path(__file__).parent.parent
 
 def settings(dataset: Path, path: Path, **overrides: object) -> Config:
     named = {name.replace("__", "."): value for name, value in overrides.items()}
-    small = {"evaluate.num_points": 128, "labels.num_points": 64, "labels.iterations": 2, "labels.copies": 1, "ido.iterations": 2}
+    small = {
+        "evaluate.num_points": 128,
+        "labels.num_points": 64,
+        "labels.iterations": 2,
+        "labels.copies": 1,
+        "ido.iterations": 2,
+    }
     return load_config(None, {**TINY_SETTINGS, **small, "data.path": str(dataset), "run.path": str(path), **named})
 
 
