@@ -296,7 +296,8 @@ class EvaluateConfig(Section):
     protocols: Names = Field(
         default=("full",),
         description="what is observed of a target: full; partial-25, -50, -75 (a half-space, per cent missing); "
-        "view-25, -50, -75 (one depth view); noise-1, noise-3 (per cent of the half-diagonal); up, yaw (unknown)",
+        "view-25, -50, -75 (one depth view); noise-1, noise-3 (per cent of the half-diagonal); up, yaw (unknown). "
+        "Of runs trained on pictures: image; image-front, -side, -back; image-unseen (other materials and lights)",
     )
     ido: bool = Field(default=True, description="rows with IDO at test time, too")
     num_workers: int = Field(default=0, ge=0, description="actors of Ray that measure; 0 = this process")

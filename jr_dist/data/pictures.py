@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from jr_dist.geometry.observation import generator
 
 if TYPE_CHECKING:  # it takes a while to import, and read tasks don't need it
     from jr_dist.config import DataConfig
+    from jr_dist.data.render_views import ViewSettings
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Pictures:
     size: int  # S, of what is shown
     identity: str  # names their content
     rgba: Callable[[int, int], np.ndarray]  # (row, view) -> [H, W, 4] uint8
+    azimuth: Callable[[int, int], float]  # (row, view) -> degrees, 0 in front
 
     def plain(self, row: int, view: int) -> np.ndarray:
         """One picture framed on a plain background: [3, S, S] uint8."""
@@ -94,21 +96,52 @@ def open_pictures(
         [content] = images.png(np.array([row]), np.array([view]))
         return np.asarray(Image.open(io.BytesIO(content)).convert("RGBA"))
 
-    return Pictures(len(images), images.num_views, settings.size, images.identity, decoded)
+    def azimuth(row: int, view: int) -> float:
+        return float(images.cameras(np.array([row]), np.array([view]))[0, 0])
+
+    return Pictures(len(images), images.num_views, settings.size, images.identity, decoded, azimuth)
 
 
-def _rendered(dataset: Dataset, table: str, categories: Sequence[str] | None, settings: PictureSettings) -> Pictures:
+def open_unseen(
+    dataset: Dataset, table: str, categories: Sequence[str] | None, settings: PictureSettings
+) -> Pictures:
+    """The same views in materials and lights that training never has, rendered on the spot.
+
+    Raises `InputError` as `open_pictures` does.
+    """
+    from jr_dist.data.image_files import read_manifest
+    from jr_dist.data.render_views import ViewSettings
+
+    how = ViewSettings(size=settings.size)
+    if settings.images == "files":
+        manifest = read_manifest(dataset)
+        assert manifest is not None, "opened before"
+        how = ViewSettings(**{field.name: manifest["settings"][field.name] for field in fields(ViewSettings)})
+    how = replace(how, materials="plausible", look="unseen")
+    return _rendered(dataset, table, categories, settings, how)
+
+
+def _rendered(
+    dataset: Dataset,
+    table: str,
+    categories: Sequence[str] | None,
+    settings: PictureSettings,
+    how: ViewSettings | None = None,
+) -> Pictures:
     # Rendering has its own imports, which take a while.
     from jr_dist.data.render_shapes import open_shapes
-    from jr_dist.data.render_views import ViewSettings, render_view
+    from jr_dist.data.render_views import ViewSettings, render_view, view_camera
 
-    shapes, how = open_shapes(dataset, table, categories), ViewSettings(size=settings.size)
+    shapes, how = open_shapes(dataset, table, categories), how or ViewSettings(size=settings.size)
     shapes.check()
 
     def rendered(row: int, view: int) -> np.ndarray:
         return render_view(shapes.shape(row), view, how).rgba
 
-    return Pictures(len(shapes), settings.num_views, settings.size, f"{dataset.hash}-{how}", rendered)
+    def azimuth(row: int, view: int) -> float:
+        return view_camera(shapes.shape(row).id, view, how).azimuth
+
+    return Pictures(len(shapes), settings.num_views, settings.size, f"{dataset.hash}-{how}", rendered, azimuth)
 
 
 def check_views(pictures: Pictures, num_views: int) -> None:

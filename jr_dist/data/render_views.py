@@ -63,9 +63,14 @@ class RenderedView:
     camera: Camera
 
 
+def view_camera(id: str, view: int, settings: ViewSettings) -> Camera:
+    """Where view number `view` of the shape `id` is taken from."""
+    return draw_camera(settings.cameras, generator("camera", settings.seed, id, view))
+
+
 def render_view(shape: RenderShape, view: int, settings: ViewSettings) -> RenderedView:
     """View number `view` of a shape. Raises `InputError` where the backend can't work on this machine."""
-    camera = draw_camera(settings.cameras, generator("camera", settings.seed, shape.id, view))
+    camera = view_camera(shape.id, view, settings)
     look = LOOKS[settings.look]
     light = draw_light(look, camera, generator("light", settings.seed, shape.id, view))
     drawn = plausible(shape.part_names, look, generator("material", settings.seed, settings.look, shape.id))

@@ -17,6 +17,7 @@ from jr_dist.evaluate.methods import DF, FULL, NEAREST_DF, TOP_1, Measured, with
 from jr_dist.evaluate.rows import SCALE, Targets
 from jr_dist.evaluate.runs import Ground, LoadedRun
 from jr_dist.evaluate.side_by_side import DEFORMED, SOURCE, TARGET, side_by_side
+from jr_dist.evaluate.views import IMAGE
 from jr_dist.geometry.chamfer import chamfer
 
 SIZE = 256
@@ -48,11 +49,18 @@ class Item:
 
 
 def show(
-    grounds: Sequence[Ground], targets: Targets, results: Sequence[Measured], count: int, device: str = "cpu"
+    grounds: Sequence[Ground],
+    targets: Targets,
+    results: Sequence[Measured],
+    count: int,
+    device: str = "cpu",
+    *,
+    seed: int = 0,
 ) -> list[Item]:
     """About `count` targets, as many of each category, spread evenly from the best fitted to the worst.
 
-    Whole targets are shown (protocol full), under one of the runs that retrieve and deform: see `_showcase`.
+    Targets are shown whole (protocol full) or by a picture (image, drawn by `seed`), under one of the runs that
+    retrieve and deform: see `_showcase`.
     """
     each = -(-count // len(targets.names))
     items = []
@@ -66,13 +74,13 @@ def show(
             order = members[np.argsort(result.fits[TOP_1][members], kind="stable")]
             steps = np.unique(np.linspace(0, len(order) - 1, min(each, len(order))).round().astype(int))
             places = [f"{step + 1} of {len(order)} by fit" for step in steps]
-            items += _items(ground, run, result, targets, order[steps], places, device)
+            items += _items(ground, run, result, targets, order[steps], places, device, seed)
     return items
 
 
 def _showcase(ground: Ground, results: Sequence[Measured]) -> tuple[LoadedRun, Measured] | None:
     """The run whose results are shown: that which fits best at top-1 as it deforms; of equals the one of least seed."""
-    found = {(result.method, result.seed): result for result in results if result.protocol == FULL}
+    found = {(result.method, result.seed): result for result in results if result.protocol in (FULL, IMAGE)}
     candidates = []
     for run in ground.scope.runs:
         names = [NEAREST_DF] if run.name == DF else [with_df(run.name), run.name]
@@ -94,14 +102,18 @@ def _items(
     chosen: np.ndarray,
     places: Sequence[str],
     device: str,
+    seed: int,
 ) -> list[Item]:
     assert result.retrieved is not None
     ids = [result.retrieved] if result.best is None else [result.retrieved, result.best]
     row_of = {name: row for row, name in enumerate(ground.store.ids)}
     rows = np.array([[row_of[str(names[target])] for names in ids] for target in chosen])
-    local = torch.from_numpy(np.searchsorted(ground.where, chosen))
-    points = ground.points[local].to(device)
-    centre, half_extent = (x.cpu().numpy() for x in run.model.deform(points, torch.from_numpy(rows), ground.store))
+    local = np.searchsorted(ground.where, chosen)
+    points, photos = ground.points[torch.from_numpy(local)].to(device), None
+    if ground.views is not None:
+        photos = ground.views.shown(local.tolist(), [str(targets.ids[target]) for target in chosen], IMAGE, seed)
+    given = points if photos is None else torch.from_numpy(photos).to(device)
+    centre, half_extent = (x.cpu().numpy() for x in run.model.deform(given, torch.from_numpy(rows), ground.store))
     undeformed = ground.store.geometry(rows[:, 0], device=device, num_points=points.shape[1]).points
     before = SCALE * chamfer(undeformed, points).cpu().numpy()
     items = []
@@ -114,6 +126,8 @@ def _items(
             Picture(DEFORMED, retrieved, SCALE * float(result.fits[TOP_1][target]), _picture(meshes[0])),
             Picture(TARGET, name, None, png(render.render_points(cloud, size=SIZE, radius=0.02))),
         ]
+        if photos is not None:
+            shown.insert(0, Picture("picture", "all that was given", None, png(photos[i].transpose(1, 2, 0))))
         if result.best is not None and result.least is not None:
             least = SCALE * float(result.least[target])
             shown.append(Picture("oracle", str(result.best[target]), least, _picture(meshes[1])))

@@ -132,6 +132,15 @@ def overview(tables: Tables) -> Grid | None:
     return Grid("What is observed of a target: top-1 over all targets", tuple(order), lines)
 
 
+_PICTURES = {
+    "": "One picture of the target, from anywhere",
+    "front": "One picture, less than 45 degrees off the front",
+    "side": "One picture, 45 to 135 degrees off the front",
+    "back": "One picture, more than 135 degrees off the front",
+    "unseen": "One picture in materials and lights that training never has",
+}
+
+
 def protocol_title(protocol: str) -> str:
     """What a protocol shows of a target, in words."""
     kind, _, amount = protocol.partition("-")
@@ -142,6 +151,7 @@ def protocol_title(protocol: str) -> str:
         "noise": f"Noise of {amount} % of the half-diagonal on every point",
         "up": "The up axis is unknown",
         "yaw": "The turn about the up axis is unknown",
+        "image": _PICTURES.get(amount, ""),
     }
     return f"{words[kind]} ({protocol})" if kind in words else protocol
 

@@ -25,6 +25,7 @@ from jr_dist.evaluate.methods import (
     NEAREST,
     NEAREST_DF,
     ORACLE,
+    RERANKED,
     RERANKED_OF,
     TOP_1,
     Measured,
@@ -35,6 +36,7 @@ from jr_dist.evaluate.methods import (
     with_ido,
 )
 from jr_dist.evaluate.oracle import Cases, Oracle, blocks, errors, fits_of, oracle, padded_joints, undeformed_chamfer
+from jr_dist.evaluate.views import is_picture
 from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.chamfer import chamfer
 from jr_dist.geometry.part_geometry import PartGeometry
@@ -100,7 +102,7 @@ def measure(store: Any, contender: Contender, views: Sequence[Cases], protocol: 
     connectivity = contender.model is None or contender.model.config.model.connectivity
     measurer = _Measurer(store, protocol, rules, connectivity)
     if contender.name is None:
-        found = measurer.baselines(views)
+        found = [] if is_picture(protocol) else measurer.baselines(views)
     elif contender.name == DF:
         assert contender.model is not None
         found = measurer.of_df(contender, contender.model, views)
@@ -126,6 +128,11 @@ class _Measurer:
     def _partial(self) -> bool:
         return seen_in_part(self.protocol)
 
+    @property
+    def _pictured(self) -> bool:
+        """Whether no point is seen: nothing can be fitted, nor chosen by its fit."""
+        return is_picture(self.protocol)
+
     # ---- contenders -----------------------------------------------------------------------------------------------
 
     def baselines(self, views: Sequence[Cases]) -> list[Measured]:
@@ -147,12 +154,14 @@ class _Measurer:
         cases, order = self._best_pose(views, self._nearest, lambda *pairs: self._deformed(model, *pairs))
         first = order[:, :CURVE_LENGTH]
         fits = self._deformed(model, cases, first)
-        found = self._ranked(NEAREST_DF, contender.seed, order, fits)
         best = self._oracle(model, cases, order, known=(first, fits.chamfer))
         sound = {"gap": best.gap, "at_floor": best.at_floor}
         least = Measured(
             DF, contender.seed, {ORACLE: best.chamfer[:, 0]}, best=self._ids(best.rows[:, 0]), least=best.chamfer[:, 0]
         )
+        if self._pictured:  # the ranking is by points that a picture does not have
+            return [replace(least, **sound)]
+        found = self._ranked(NEAREST_DF, contender.seed, order, fits)
         return [replace(least, **sound), self._against_oracle(found, order, best)]
 
     def of_run(self, contender: Contender, model: TrainedModelLike, views: Sequence[Cases]) -> list[Measured]:
@@ -182,7 +191,7 @@ class _Measurer:
                 ranked = replace(ranked, fits={**ranked.fits, ORACLE: best.chamfer[:, 0]})
                 ranked = replace(ranked, gap=best.gap, at_floor=best.at_floor)
             found.append(ranked)
-        if self.rules.ido:
+        if self.rules.ido and not self._pictured:
             # Where all is seen IDO needs no network, and all rankings are given the same starts. Where only a part is,
             # the run's own deformation is what holds the rest.
             prior = model if self._partial and deforms_itself else None
@@ -205,7 +214,7 @@ class _Measurer:
         return metrics.retrieval_order(distances)
 
     def _learned(self, model: TrainedModelLike, cases: Cases) -> np.ndarray:
-        distances = model.retrieval_distances(cases.observed).cpu().numpy()
+        distances = model.retrieval_distances(cases.shown).cpu().numpy()
         if not np.isfinite(distances).all():
             raise FloatingPointError("its retrieval distances are not finite")
         return metrics.retrieval_order(distances)
@@ -319,6 +328,8 @@ class _Measurer:
 
     def _ranked(self, name: str, seed: int | None, order: np.ndarray, found: _Fits) -> Measured:
         fits = chosen_fits(found.chamfer, found.observed)
+        if self._pictured:
+            del fits[RERANKED]
         return Measured(name, seed, fits, retrieved=self._ids(order[:, 0]), ordered=found.chamfer)
 
     def _oracle(
@@ -337,8 +348,8 @@ class _Measurer:
 
 def _on(device: str, cases: Cases) -> Cases:
     """The same targets on a device; what is both seen and true stays one tensor."""
-    truth = cases.truth.to(device)
-    return Cases(truth if cases.observed is cases.truth else cases.observed.to(device), truth, cases.scale)
+    truth, pictures = cases.truth.to(device), None if cases.pictures is None else cases.pictures.to(device)
+    return Cases(truth if cases.observed is cases.truth else cases.observed.to(device), truth, cases.scale, pictures)
 
 
 def _soundness(store: Any, fit: _Refined, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

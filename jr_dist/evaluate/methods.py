@@ -104,12 +104,12 @@ class TrainedModelLike(Protocol):
         """The sources it retrieves from, in the order of its rows."""
         ...
 
-    def retrieval_distances(self, points: Tensor) -> Tensor:
-        """Squared d_R of targets (T, N, 3) to every source: (T, S), ascending is better."""
+    def retrieval_distances(self, targets: Tensor) -> Tensor:
+        """Squared d_R of targets, points (T, N, 3) or pictures (T, 3, S, S), to every source: (T, S), least is best."""
         ...
 
-    def deform(self, points: Tensor, rows: Tensor, store: Any) -> tuple[Tensor, Tensor]:
-        """(centre, half_extent), both (T, K, P, 3), of the sources `rows` (T, K) fitted to targets (T, N, 3)."""
+    def deform(self, targets: Tensor, rows: Tensor, store: Any) -> tuple[Tensor, Tensor]:
+        """(centre, half_extent), both (T, K, P, 3), of the sources `rows` (T, K) fitted to the targets."""
         ...
 
 

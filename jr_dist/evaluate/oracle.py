@@ -40,6 +40,12 @@ class Cases:
     observed: Tensor  # [T, M, 3]
     truth: Tensor  # [T, N, 3]
     scale: np.ndarray  # [T] float64: a length there times the scale is one in the truth's canonical frame
+    pictures: Tensor | None = None  # [T, 3, S, S] uint8: what runs see, where they see no points
+
+    @property
+    def shown(self) -> Tensor:
+        """What a run is given of each target."""
+        return self.observed if self.pictures is None else self.pictures
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ def fits_of(
     """
     fits = PairFits(*(np.empty(rows.shape) for _ in range(4)))
     for targets in blocks(len(rows), max(1, MAX_PAIRS // rows.shape[1])):
-        centre, half_extent = _parameters(model, store, cases.observed[targets], rows[targets])
+        centre, half_extent = _parameters(model, store, cases.shown[targets], rows[targets])
         for target, boxes in zip(targets, zip(centre, half_extent, strict=True), strict=True):
             block = _source_block(store, rows[target], cases.truth.shape[1], device)
             fits.gap[target], fits.at_floor[target] = block.soundness(*boxes)
@@ -203,7 +209,7 @@ def _least_block(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bring the rows `targets` of `least` up to date; gap and share at the floor, (B, K) each."""
     rows = np.tile(sources.rows, (len(targets), 1))
-    centre, half_extent = _parameters(model, store, cases.observed[targets], rows)
+    centre, half_extent = _parameters(model, store, cases.shown[targets], rows)
     truth = cases.truth[targets].to(centre.device)
     before = Least(*(values[targets] for values in (least.chamfer, least.rows, least.work)))
     after = least_chamfers(sources, truth, centre, half_extent, visits, before)
@@ -227,9 +233,9 @@ def _known(rows: np.ndarray, values: np.ndarray, scale: np.ndarray, k: int) -> L
 
 
 @torch.no_grad()
-def _parameters(model: TrainedModelLike, store: Any, observed: Tensor, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+def _parameters(model: TrainedModelLike, store: Any, shown: Tensor, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     """Centre and half-extent, (T, K, P, 3) each. Raises FloatingPointError where one is not finite."""
-    centre, half_extent = model.deform(observed, torch.from_numpy(np.ascontiguousarray(rows)), store)
+    centre, half_extent = model.deform(shown, torch.from_numpy(np.ascontiguousarray(rows)), store)
     if not (torch.isfinite(centre).all() and torch.isfinite(half_extent).all()):
         raise FloatingPointError("its deformation parameters are not finite")
     return centre, half_extent

@@ -36,8 +36,8 @@ from jr_dist.evaluate.runs import (
     scopes,
 )
 from jr_dist.evaluate.tables import Tables, to_csv, to_json
+from jr_dist.evaluate.views import check_all_protocols, check_suits, open_views
 from jr_dist.evaluate.work import failure_in, jobs_of, make_measurer, unpack
-from jr_dist.geometry.observation import check_protocols
 from jr_dist.progress import progress as progress_of
 from jr_dist.train.trained import load_run
 
@@ -80,7 +80,7 @@ def evaluate(
     Args:
         run_paths: run directories of one dataset; several seeds, methods and categories may be mixed.
         num_points: points of a shape in every chamfer distance, the first that are stored.
-        protocols: what is observed of a target (geometry.observation).
+        protocols: what is observed of a target (geometry.observation), or which pictures of it are shown (views).
         ido: also rows with IDO at test time, with the numbers of `ido_settings`.
         num_workers, num_gpus: actors of Ray that measure, and GPUs of each; 0 workers: this process.
         seed, resamples: of observations and of the bootstrap over targets.
@@ -92,7 +92,7 @@ def evaluate(
     points than are stored, an unknown protocol, and where no run can be measured. A run among several that can't be is
     listed as absent.
     """
-    out, protocols = Path(out), check_protocols(protocols)
+    out, protocols = Path(out), check_all_protocols(protocols)
     check_output(out)
     if resamples < LEAST_RESAMPLES:
         raise InputError(
@@ -100,12 +100,14 @@ def evaluate(
         )
     load = partial(load_run, device=device)
     runs, failures = load_runs(run_paths, load)
+    for run in runs:
+        check_suits(run.path, run.model.config.data, protocols)
     dataset = open_dataset(data or runs[0].model.config.data.path)
     check_same_dataset(runs, dataset.hash, str(dataset.path))
     runs, unfinished = finished(runs, dataset)
     groups = scopes(runs, dataset.categories)
     targets, points = _targets(dataset, split, groups, num_points)
-    grounds = [_ground(dataset, group, targets, points) for group in groups]
+    grounds = [_ground(dataset, split, group, targets, points, protocols) for group in groups]
     numbers = ido_settings or IdoConfig()
     rules = Rules(num_points, ido, numbers.iterations, numbers.prior_weight, numbers.mirror, device)
     jobs = jobs_of(grounds, protocols, rules, {"dataset": dataset.hash, "split": split, "seed": seed})
@@ -135,7 +137,7 @@ def evaluate(
         bootstrap,
         protocols,
     )
-    items = pictures.show(grounds, targets, found.results, gallery, device)
+    items = pictures.show(grounds, targets, found.results, gallery, device, seed=seed)
     page = report.to_html(tables, items, report.training_charts(runs))
     for name, content in zip(FILES, (to_json(tables), to_markdown(tables), to_csv(tables), page), strict=True):
         atomic_write(out / name, content)
@@ -181,13 +183,16 @@ def _targets(dataset: Dataset, split: str, groups: Sequence[Scope], num_points: 
     return rows.Targets(np.asarray(table.ids, dtype=str), categories, columns), points
 
 
-def _ground(dataset: Dataset, scope: Scope, targets: rows.Targets, points: Tensor) -> Ground:
+def _ground(
+    dataset: Dataset, split: str, scope: Scope, targets: rows.Targets, points: Tensor, protocols: Sequence[str]
+) -> Ground:
     store = SourceStore.open(dataset, categories=scope.categories)
     for run in scope.runs:
         assert tuple(run.model.source_ids) == tuple(store.ids), f"{run.path} knows other sources than the dataset holds"
     where = np.flatnonzero(np.isin(targets.categories, scope.categories))
     names = tuple(str(name) for name in targets.ids[where])
-    return Ground(scope, store, where, points[torch.from_numpy(where)], names, entrants(scope.runs))
+    views = open_views(dataset, split, scope.categories, scope.runs[0].model.config.data, protocols)
+    return Ground(scope, store, where, points[torch.from_numpy(where)], names, entrants(scope.runs), views)
 
 
 def collect(grounds: Sequence[Ground], jobs: Sequence[Job], folder: Path, num_targets: int) -> Found:

@@ -25,6 +25,7 @@ from jr_dist.evaluate.methods import (
     row_name,
     with_df,
 )
+from jr_dist.evaluate.views import Views
 from jr_dist.train.checkpoint import matters, progress_of
 from jr_dist.train.run_directory import LAST, has_checkpoint
 
@@ -89,6 +90,7 @@ class Ground:
     points: Tensor  # [T, N, 3]
     target_ids: tuple[str, ...]  # [T]
     entrants: tuple[Entrant, ...]
+    views: Views | None = None  # pictures of the targets, where the runs see pictures
 
 
 def entrants(runs: Sequence[LoadedRun]) -> tuple[Entrant, ...]:

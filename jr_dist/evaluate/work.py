@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from jr_dist.blocks import Job
 from jr_dist.errors import InputError
@@ -18,6 +17,7 @@ from jr_dist.evaluate.measure import Contender, Rules, measure
 from jr_dist.evaluate.methods import ARRAYS, FULL, Measured, TrainedModelLike
 from jr_dist.evaluate.oracle import Cases, blocks
 from jr_dist.evaluate.runs import Entrant, Ground, Load
+from jr_dist.evaluate.views import is_picture
 from jr_dist.geometry.observation import Observed, generator, observe, posed, rotations
 from jr_dist.models import ido
 
@@ -46,6 +46,7 @@ def jobs_of(grounds: Sequence[Ground], protocols: Sequence[str], rules: Rules, a
                         "entrant": [entrant.name, entrant.seed, *entrant.identity],
                         "protocol": protocol,
                         "targets": [ground.target_ids[i] for i in block],
+                        **({} if ground.views is None else {"pictures": ground.views.identity(protocol)}),
                     }
                     digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]
                     task = {
@@ -75,7 +76,7 @@ class Measurer:
         ground = next(g for g in self.grounds if list(g.scope.categories) == task["sources"])
         entrant = next(e for e in ground.entrants if e.path == task["entrant"])
         block = slice(task["first"], task["last"])
-        views = seen(ground.points[block], ground.target_ids[block], task["protocol"], self.seed)
+        views = seen(ground, block, task["protocol"], self.seed)
         try:
             found = measure(ground.store, self._contender(entrant), views, task["protocol"], self.rules)
         except FloatingPointError as error:
@@ -109,13 +110,19 @@ def make_measurer(grounds: Sequence[Ground], rules: Rules, load: Load, seed: int
     return Measurer(grounds, rules, load, seed)
 
 
-def seen(points: Tensor, ids: Sequence[str], protocol: str, seed: int) -> list[Cases]:
-    """The targets `points` [B, N, 3] as `protocol` shows them, once in each pose that has to be tried.
+def seen(ground: Ground, block: slice, protocol: str, seed: int) -> list[Cases]:
+    """The targets `block` of a ground as `protocol` shows them, once in each pose that has to be tried.
 
     Which half-space, view or noise it is depends on the seed and the target's id alone.
     """
+    points, ids = ground.points[block], ground.target_ids[block]
+    whole = Cases(points, points, np.ones(len(points)))
     if protocol == FULL:
-        return [Cases(points, points, np.ones(len(points)))]
+        return [whole]
+    if is_picture(protocol):
+        assert ground.views is not None, "runs that see pictures"
+        rows = range(len(ground.points))[block]
+        return [replace(whole, pictures=torch.from_numpy(ground.views.shown(rows, ids, protocol, seed)))]
     clouds = points.numpy()
     shown = [
         observe(cloud, protocol, generator("evaluate", seed, name, protocol))

@@ -31,7 +31,8 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
     parser.add_argument(
         "--protocols",
         metavar="NAME,...",
-        help="what is observed of a target: full, partial-25, -50, -75, view-25, -50, -75, noise-1, noise-3, up, yaw "
+        help="what is observed of a target: full, partial-25, -50, -75, view-25, -50, -75, noise-1, noise-3, up, yaw; "
+        "of runs trained on pictures: image, image-front, -side, -back, image-unseen "
         "[the first run's evaluate.protocols]",
     )
     parser.add_argument(
@@ -70,12 +71,12 @@ def _run(arguments: Namespace) -> None:
         require_cuda("--device")
     from jr_dist.evaluate.markdown import to_markdown
     from jr_dist.evaluate.protocol import check_output, evaluate
-    from jr_dist.geometry.observation import check_protocols
+    from jr_dist.evaluate.views import check_all_protocols
     from jr_dist.train.trained import load_run
 
     if arguments.dry_run:
         check_output(arguments.out)
-        check_protocols(protocols)
+        check_all_protocols(protocols)
         runs = [load_run(path) for path in arguments.runs]
         shown = ", ".join(protocols)
         print(f"would measure {len(runs)} runs on split {split} at {num_points} points a shape, {shown}:")
