@@ -11,7 +11,7 @@ from trimesh.visual.material import PBRMaterial
 
 from jr_dist.data.materials import LOOKS, first_word, plausible
 from jr_dist.data.part_mesh import PartMesh, from_glb, to_glb, with_normals
-from jr_dist.data.surface import GREY, coat_of, surface_of, to_srgb
+from jr_dist.data.surface import GREY, coat_of, surface_of, to_linear
 
 
 def triangle(visual=None) -> trimesh.Trimesh:
@@ -30,13 +30,13 @@ def test_factors_are_linear_and_face_colours_as_seen():
     painted.visual = ColorVisuals(painted, face_colors=[[10, 20, 30, 255]])
     mesh = PartMesh(("a", "b", "c"), ((triangle(factor),), (painted,), (triangle(),)))
     for surface in (surface_of(mesh), surface_of(from_glb(to_glb(mesh)))):
-        expected = [to_srgb(np.array([55, 255, 0]) / 255), [10 / 255, 20 / 255, 30 / 255]]
+        expected = [np.array([55, 255, 0]) / 255, to_linear(np.array([10, 20, 30]) / 255)]
         np.testing.assert_allclose(surface.own.colours[:2], expected, atol=1e-6)
         assert (surface.own.metallic[0], surface.own.roughness[0]) == (1, 0.25)
         np.testing.assert_array_equal(surface.part_of_face, [0, 1, 2])
     bare = surface_of(mesh)
     np.testing.assert_array_equal(bare.coloured, [True, True, False])
-    np.testing.assert_allclose(bare.own.colours[2], GREY)
+    np.testing.assert_allclose(bare.own.colours[2], to_linear(np.full(3, GREY)), rtol=1e-6)
 
 
 def test_a_texture_is_kept_once_and_shrunk():
@@ -72,9 +72,9 @@ def test_a_coat_covers_what_has_no_colour_or_everything():
     surface = surface_of(PartMesh(("leg", "top"), ((triangle(factor),), (triangle(),))))
     drawn = np.array([[0.1, 0.2, 0.3, 0, 0.5], [0.4, 0.5, 0.6, 1, 0.2]], np.float32)
     own, all_of_it = coat_of(surface, drawn, own=True), coat_of(surface, drawn, own=False)
-    np.testing.assert_allclose(own.colours, [[1, 0, 0], [0.4, 0.5, 0.6]])
+    np.testing.assert_allclose(own.colours, [[1, 0, 0], to_linear(np.array([0.4, 0.5, 0.6]))], rtol=1e-6)
     np.testing.assert_allclose(own.metallic, [surface.own.metallic[0], 1])
-    np.testing.assert_array_equal(all_of_it.colours, drawn[:, :3])
+    np.testing.assert_allclose(all_of_it.colours, to_linear(drawn[:, :3]), rtol=1e-6)
     np.testing.assert_array_equal(all_of_it.roughness, drawn[:, 4])
 
 

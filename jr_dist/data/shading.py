@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from jr_dist.data.surface import to_linear
 from jr_dist.geometry.simd import compiled
 
 # rows of `light`, [5, 3] float64
@@ -17,11 +18,7 @@ DIRECTION, KEY, SKY, GROUND, FILL = range(5)
 
 _FLOOR_REACH = 0.12  # canonical units over which the floor takes light from what stands on it
 _FLOOR_SHARE = 0.45
-
-
-@compiled
-def _decoded(value):
-    return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+_LINEAR = to_linear(np.arange(256) / 255)  # of the values of a texture
 
 
 @compiled
@@ -41,7 +38,7 @@ def shade(
     columns of `Surface`; light [5, 3]: where the key light is (unit), its colour, that of the sky, of the ground, and
     of the light at the camera; floor: the lowest height of the shape.
     """
-    normal, view, half, base, tint = np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3)
+    normal, view, half, base = np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3)
     for r in range(len(face)):
         f = face[r]
         if f < 0:
@@ -69,7 +66,7 @@ def shade(
             for a in range(3):
                 normal[a] = -normal[a]
         for a in range(3):
-            tint[a] = colours[f, a]
+            base[a] = colours[f, a]
         k = texture_of_face[f]
         if k >= 0:
             first, height, width = textures[k]
@@ -78,9 +75,7 @@ def shade(
             row = min(int((1.0 - upwards) * height), height - 1)
             column = min(int(across * width), width - 1)
             for a in range(3):
-                tint[a] *= texels[first + row * width + column, a] / 255.0
-        for a in range(3):
-            base[a] = _decoded(tint[a])
+                base[a] *= _LINEAR[texels[first + row * width + column, a]]
         _light(
             normal, view, half, facing, origin[1] + t * directions[r, 1] - floor, base, metallic[f], roughness[f],
             light, out[r],

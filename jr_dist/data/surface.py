@@ -13,16 +13,16 @@ from trimesh.visual import TextureVisuals
 from jr_dist.data.part_mesh import PartMesh, concatenated, given_normals
 from jr_dist.data.ray_casting import RayScene
 
-GREY = 180 / 255  # of what has neither a colour nor a texture
+GREY = 180 / 255  # as seen, of what has neither a colour nor a texture
 _LARGEST_TEXTURE = 512  # pixels a side: pictures are small, and a texture finer than their pixels only flickers
 _ROUGH = 0.6  # of what doesn't say how rough it is
 
 
 @dataclass(frozen=True, eq=False)
 class Coat:
-    """What F triangles look like. Colours are sRGB in [0, 1], as seen."""
+    """What F triangles look like."""
 
-    colours: np.ndarray  # [F, 3] float32: multiplies the texture where there is one
+    colours: np.ndarray  # [F, 3] float32, linear light in [0, 1]: multiplies the texture where there is one
     metallic: np.ndarray  # [F] float32 in [0, 1]
     roughness: np.ndarray  # [F] float32 in [0, 1]
     texture_of_face: np.ndarray  # [F] int32, -1 for none
@@ -91,7 +91,7 @@ def coat_of(surface: Surface, drawn: np.ndarray, *, own: bool) -> Coat:
         return surface.own
     of_face = drawn[surface.part_of_face]
     return Coat(
-        colours=np.where(keep[:, None], surface.own.colours, of_face[:, :3]),
+        colours=np.where(keep[:, None], surface.own.colours, to_linear(drawn[:, :3])[surface.part_of_face]),
         metallic=np.where(keep, surface.own.metallic, of_face[:, 3]),
         roughness=np.where(keep, surface.own.roughness, of_face[:, 4]),
         texture_of_face=np.where(keep, surface.own.texture_of_face, np.int32(-1)),
@@ -136,17 +136,17 @@ def _look(piece: trimesh.Trimesh, textures: _Textures) -> _Look:
 
     if not isinstance(visual, TextureVisuals):
         if visual is None or not visual.defined:
-            return look(np.full(3, GREY), coloured=False)
-        return look(np.asarray(visual.face_colors)[:, :3] / 255)
+            return look(to_linear(np.full(3, GREY)), coloured=False)
+        return look(to_linear(np.asarray(visual.face_colors)[:, :3] / 255))
     material = visual.material
     if hasattr(material, "to_pbr"):
         material = material.to_pbr()
     factor = getattr(material, "baseColorFactor", None)
     image = getattr(material, "baseColorTexture", None)
     metallic, roughness = _number(material, "metallicFactor", 0.0), _number(material, "roughnessFactor", _ROUGH)
-    tint = np.ones(3) if factor is None else to_srgb(np.asarray(factor[:3], float) / 255)
+    tint = np.ones(3) if factor is None else np.asarray(factor[:3], float) / 255
     if image is None or visual.uv is None:
-        plain = np.full(3, GREY) if factor is None else tint
+        plain = to_linear(np.full(3, GREY)) if factor is None else tint
         return look(plain, metallic, roughness, coloured=factor is not None)
     uv = np.nan_to_num(np.asarray(visual.uv)[:, :2])[piece.faces]
     return look(tint, metallic, roughness, texture=textures.number(image), uv=uv - np.floor(uv[:, :1]))
@@ -166,6 +166,6 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30)
 
 
-def to_srgb(linear: np.ndarray) -> np.ndarray:
-    """Linear light in [0, 1] as it is seen (IEC 61966-2-1)."""
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055)
+def to_linear(seen: np.ndarray) -> np.ndarray:
+    """Linear light of sRGB values in [0, 1] (IEC 61966-2-1)."""
+    return np.where(seen <= 0.04045, seen / 12.92, ((seen + 0.055) / 1.055) ** 2.4)

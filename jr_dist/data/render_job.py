@@ -1,0 +1,94 @@
+"""The parallel part of rendering: Ray Data hands files to actors, one renderer each, and their bytes back as they come.
+
+What comes back is written by the process that asked for it: the other machines of a cluster need not see its disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pyarrow as pa
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+from ray.util.annotations import RayDeprecationWarning
+
+from jr_dist.cluster import connect
+from jr_dist.config import ClusterConfig
+from jr_dist.data.image_files import RenderTask
+from jr_dist.errors import InputError
+
+MOST_RETRIES = 3  # of a file whose actor dies
+
+
+class Renderer:
+    """One renderer in a process of its own. What OpenGL needs is made here, after the process has started."""
+
+    def __init__(self, render: Callable[[RenderTask], bytes]) -> None:
+        self._render = render
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The file of a task, or why it can't be made."""
+        try:
+            return {"path": row["task"].path, "content": self._render(row["task"]), "problem": ""}
+        except InputError as error:
+            return {"path": row["task"].path, "content": b"", "problem": str(error)}
+
+
+def render_in_parallel(
+    render: Callable[[RenderTask], bytes],
+    tasks: Sequence[RenderTask],
+    *,
+    num_workers: int,
+    cluster: ClusterConfig,
+) -> Iterator[tuple[RenderTask, bytes]]:
+    """Every task with its file, in the order in which they are ready.
+
+    By at most `num_workers` actors of one processor each, as many as the cluster has room for. An actor that dies is
+    replaced and its file rendered again. Raises the `InputError` that a task met with.
+    """
+    left = {task.path: task for task in tasks}
+    with connect(cluster):
+        count = max(1, min(num_workers, len(tasks), int(ray.cluster_resources().get("CPU", 1))))
+        with DataContext.current(_context()), _quiet():
+            rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
+            with warnings.catch_warnings():
+                # Ray announces that it will name the last option otherwise one day, but has no other name for it yet.
+                warnings.simplefilter("ignore", RayDeprecationWarning)
+                files = rows.map(
+                    Renderer,
+                    fn_constructor_args=(render,),
+                    compute=ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
+                    num_cpus=1,
+                    max_task_retries=MOST_RETRIES,
+                )
+            for block in files.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for row in cast(pa.Table, block).to_pylist():
+                    if row["problem"]:
+                        raise InputError(row["problem"])
+                    yield left.pop(row["path"]), row["content"]
+    if left:
+        raise RuntimeError(f"{len(left)} of {len(tasks)} files did not come back, {next(iter(left))} among them")
+
+
+def _context() -> DataContext:
+    context = DataContext.get_current().copy()
+    context.execution_no_progress_timeout_s = -1  # a file takes as long as it takes
+    context.enable_progress_bars = False  # the caller draws one
+    context.print_on_execution_start = False
+    return context
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # Ray Data tells of its plans and of every actor it replaces.
+    logger = logging.getLogger("ray.data")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
