@@ -34,6 +34,7 @@ RAY_FILES = {
     "block_actors.py",
     "data/ingest_job.py",
     "data/ray_stream.py",
+    "data/render_job.py",
     "serve/app.py",
     "train/sweep.py",
     "train/trainer.py",

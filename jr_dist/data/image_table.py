@@ -61,6 +61,10 @@ class ImageTable:
         """Depth in steps of `render_views.DEPTH_STEP`, 0 for none, as 16-bit PNG; like `parts_png`."""
         return [batch["depth_png"][at].as_py() for batch, at in self._cells(rows, views, ["depth_png"])]
 
+    def ids(self, rows: np.ndarray | Sequence[int]) -> list[str]:
+        """The ids of the shapes `rows` [M]; like `png`."""
+        return [batch["id"][at].as_py() for batch, at in self._cells(rows, np.zeros(len(rows), int), ["id"])]
+
     def cameras(self, rows: np.ndarray | Sequence[int], views: np.ndarray | Sequence[int]) -> np.ndarray:
         """Azimuth and elevation (degrees), distance (canonical units), field of view (degrees), [M, 4] float32."""
         cells = self._cells(rows, views, CAMERA_COLUMNS)

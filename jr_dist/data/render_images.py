@@ -118,17 +118,16 @@ def render_images(
     *,
     num_workers: int = 0,
     cluster: ClusterConfig | None = None,
-    advance: Callable[[int], None] = lambda pictures: None,
+    advance: Callable[[int], object] = lambda pictures: None,
 ) -> None:
     """Render what is missing, then write the manifest and a contact sheet.
 
     In this process where `num_workers` is 0, else by so many actors of one processor through Ray Data. `advance` is
-    told of the pictures of each file as it is written, those that were there before first. Raises `InputError` for a
+    told of the pictures of each file as it is written. Raises `InputError` for a
     target that is another shape now, a backend that can't work and a disk that is full; finished files stay.
     """
     missing = plan.missing
     hashes = dict(plan.kept)
-    advance(sum(task.num_pictures for task in plan.tasks) - sum(task.num_pictures for task in missing))
     render = FileRenderer(plan)
     results = ((task, render(task)) for task in missing)
     if num_workers and missing:
@@ -141,7 +140,7 @@ def render_images(
         hashes[task.path] = hashlib.sha256(content).hexdigest()
         advance(task.num_pictures)
     write_manifest(plan.dataset, plan.settings, _tables(plan, hashes))
-    write_file(plan.dataset, CONTACT_SHEET, _sheet(plan))
+    write_file(plan.dataset, CONTACT_SHEET, _sheet(plan.dataset))
 
 
 @dataclass(frozen=True)
@@ -257,16 +256,17 @@ def _tables(plan: RenderPlan, hashes: Mapping[str, str]) -> dict[str, Any]:
     return tables
 
 
-def _sheet(plan: RenderPlan) -> bytes:
-    """Pictures chosen evenly among the shapes of this plan's tables, and among the views."""
+def _sheet(dataset: Dataset) -> bytes:
+    """Some of all pictures that there are, chosen evenly among the shapes of each table, and among the views."""
+    manifest = read_manifest(dataset)
+    assert manifest is not None, "written just before"
     images, labels = [], []
-    for table, shapes in plan.shapes.items():
-        pictures = open_images(plan.dataset, table, plan.categories)
-        count = min(len(shapes), max(1, _SHEET // len(plan.shapes)))
-        rows = np.linspace(0, len(shapes) - 1, count).astype(int)
-        views = np.arange(count) % plan.num_views
+    for table, told in sorted(manifest["tables"].items()):
+        pictures = open_images(dataset, table, told["categories"])
+        count = min(len(pictures), max(1, _SHEET // len(manifest["tables"])))
+        rows, views = np.linspace(0, len(pictures) - 1, count).astype(int), np.arange(count) % told["num_views"]
         images += [np.asarray(Image.open(io.BytesIO(data)).convert("RGBA")) for data in pictures.png(rows, views)]
-        labels += [f"{shapes.ids[row]} view {view}" for row, view in zip(rows, views)]
+        labels += [f"{name} view {view}" for name, view in zip(pictures.ids(rows), views)]
     buffer = io.BytesIO()
     contact_sheet(images, labels, columns=8).save(buffer, format="PNG")
     return buffer.getvalue()

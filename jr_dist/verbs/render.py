@@ -1,0 +1,109 @@
+"""`jr-dist render`: pictures of a dataset's shapes."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from jr_dist.verbs.verb import Verb
+
+ALL = 1 << 16  # workers: as many as the cluster has processors for
+TABLES = ("sources", "train", "val", "test")
+
+
+def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
+    from jr_dist.cli_arguments import add_settings, names, whole_number
+    from jr_dist.config import ClusterConfig
+
+    parser.add_argument("dataset", metavar="DATASET", help="the dataset; the pictures go to DATASET/images")
+    parser.add_argument(
+        "--num-views", metavar="N", type=whole_number(1), default=24, help="pictures of each shape [24]"
+    )
+    parser.add_argument("--size", metavar="N", type=whole_number(1), default=224, help="pixels a side [224]")
+    parser.add_argument(
+        "--backend", default="embree", help="embree: on processors; moderngl: OpenGL, on a GPU or Mesa [embree]"
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=whole_number(0), default=0, help="the same seed, the same bytes [0]"
+    )
+    parser.add_argument(
+        "--cameras", metavar="NAME", default="product", help="product: as shops photograph; around: all sides [product]"
+    )
+    parser.add_argument(
+        "--materials", default="own", help="own: the models', plausible ones where they have none; plausible [own]"
+    )
+    parser.add_argument(
+        "--look", default="train", help="train or unseen: two families of materials and lights that share none [train]"
+    )
+    parser.add_argument("--parts", action="store_true", help="also a picture of the parts, 1 + the part of each pixel")
+    parser.add_argument("--depth", action="store_true", help="also a picture of the depth, 16-bit")
+    parser.add_argument(
+        "--split", metavar="A,B", type=names(*TABLES), default=TABLES, help="of sources, train, val, test [all]"
+    )
+    parser.add_argument("--categories", metavar="A,B", type=names(), help="categories [all]")
+    parser.add_argument(
+        "--models", metavar="FOLDER", type=Path, help="where the ingested models lie now, if they were moved"
+    )
+    parser.add_argument(
+        "--num-workers",
+        metavar="N",
+        type=whole_number(0),
+        help="Ray actors, a processor each; 0 renders in this process [all processors; 0 for few pictures]",
+    )
+    add_settings(parser, "cluster", ClusterConfig, {})
+
+
+def _run(arguments: Namespace) -> None:
+    from jr_dist.cli_arguments import given_settings
+    from jr_dist.config import load_config
+    from jr_dist.data.dataset import count_rows, open_dataset
+    from jr_dist.data.render_images import CONTACT_SHEET, FEW_PICTURES, plan_images, render_images
+    from jr_dist.data.render_views import ViewSettings
+    from jr_dist.progress import progress
+
+    # The paths are not used: a configuration without them would be refused.
+    cluster = load_config(None, {"data.path": "-", "run.path": "-", **given_settings(arguments)}).cluster
+    names = ("size", "seed", "cameras", "materials", "look", "backend")
+    settings = ViewSettings(**{name: getattr(arguments, name) for name in names})
+    dataset = open_dataset(arguments.dataset)
+    # Who names no split gets those that have shapes.
+    tables = [x for x in arguments.split if arguments.split != TABLES or count_rows(dataset, x, arguments.categories)]
+    plan = plan_images(
+        dataset,
+        settings,
+        num_views=arguments.num_views,
+        tables=tables,
+        categories=arguments.categories,
+        parts=arguments.parts,
+        depth=arguments.depth,
+        models=arguments.models,
+    )
+    total = sum(task.num_pictures for task in plan.tasks)
+    missing = sum(task.num_pictures for task in plan.missing)
+    if arguments.dry_run:
+        print(f"would render {missing} of {total} pictures of {arguments.size} x {arguments.size} pixels:")
+        counts = Counter[str]()
+        for task in plan.missing:
+            counts[task.table] += task.num_pictures
+        print("\n".join(f"  {table}: {counts[table]}" for table in plan.shapes))
+        return
+    num_workers = arguments.num_workers
+    if num_workers is None:
+        num_workers = 0 if missing <= FEW_PICTURES else ALL
+    with progress("render", total, done=total - missing, unit="picture") as state:
+        render_images(plan, num_workers=num_workers, cluster=cluster, advance=state.advance)
+    kept = f", {total - missing} were there" if missing < total else ""
+    print(f"rendered {missing} pictures{kept}; {dataset.path}/{CONTACT_SHEET} shows some")
+
+
+RENDER = Verb(
+    "render",
+    "make pictures of a dataset's shapes",
+    "Render every source and target from several viewpoints, with their own or plausible materials, into "
+    "DATASET/images. The same seed gives the same bytes however many actors render; a rerun renders only what is "
+    "missing.",
+    _arguments,
+    _run,
+)
