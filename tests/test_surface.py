@@ -72,7 +72,7 @@ def test_a_coat_covers_what_has_no_colour_or_everything():
     surface = surface_of(PartMesh(("leg", "top"), ((triangle(factor),), (triangle(),))))
     drawn = np.array([[0.1, 0.2, 0.3, 0, 0.5], [0.4, 0.5, 0.6, 1, 0.2]], np.float32)
     own, all_of_it = coat_of(surface, drawn, own=True), coat_of(surface, drawn, own=False)
-    np.testing.assert_allclose(own.colours, [[1, 0, 0], to_linear(np.array([0.4, 0.5, 0.6]))], rtol=1e-6)
+    np.testing.assert_allclose(own.colours, [(1, 0, 0), to_linear(np.array([0.4, 0.5, 0.6])).tolist()], rtol=1e-6)
     np.testing.assert_allclose(own.metallic, [surface.own.metallic[0], 1])
     np.testing.assert_allclose(all_of_it.colours, to_linear(drawn[:, :3]), rtol=1e-6)
     np.testing.assert_array_equal(all_of_it.roughness, drawn[:, 4])
@@ -95,3 +95,5 @@ def test_parts_that_begin_alike_are_of_one_material_and_looks_share_none():
         assert drawn.min() >= 0 and drawn.max() <= 1
     tones = {look: {tone for stuff in LOOKS[look].stuffs.values() for tone in stuff.tones} for look in LOOKS}
     assert not tones["train"] & tones["unseen"]
+    train, unseen = LOOKS["train"], LOOKS["unseen"]
+    assert train.key_azimuth[1] < unseen.key_azimuth[0] and unseen.key_elevation[1] < train.key_elevation[0]

@@ -59,7 +59,8 @@ def _painter() -> _Painter:
             "--backend embree"
         ) from error
     try:
-        return _Painter(moderngl.create_context(standalone=True, backend="egl", require=330))
+        how: dict[str, Any] = {"standalone": True, "backend": "egl", "require": 330}
+        return _Painter(moderngl.create_context(**how))
     except Exception as error:  # moderngl raises what the libraries below it say, as bare Exception
         raise InputError(
             f"backend moderngl finds no OpenGL 3.3 through EGL ({' '.join(str(error).split())[:150]}); install libegl1 "

@@ -59,7 +59,7 @@ def render_in_parallel(
                 # Ray announces that it will name the last option otherwise one day, but has no other name for it yet.
                 warnings.simplefilter("ignore", RayDeprecationWarning)
                 files = rows.map(
-                    Renderer,
+                    cast(Any, Renderer),  # a class of callables, made in each actor
                     fn_constructor_args=(render,),
                     compute=ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
                     num_cpus=1,
