@@ -10,6 +10,7 @@ from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 from jr_dist.data.materials import LOOKS, first_word, plausible
+from jr_dist.data.mesh_files import load_mesh_file
 from jr_dist.data.part_mesh import PartMesh, from_glb, to_glb, with_normals
 from jr_dist.data.surface import GREY, coat_of, surface_of, to_linear
 
@@ -37,6 +38,16 @@ def test_factors_are_linear_and_face_colours_as_seen():
     bare = surface_of(mesh)
     np.testing.assert_array_equal(bare.coloured, [True, True, False])
     np.testing.assert_allclose(bare.own.colours[2], to_linear(np.full(3, GREY)), rtol=1e-6)
+
+
+def test_a_material_that_is_only_named_is_no_colour(tmp_path):
+    for number, (told, coloured) in enumerate((("", False), ("newmtl wood\nKd 0.5 0.2 0.1\n", True))):
+        (tmp_path / f"{number}.mtl").write_text(told)
+        corners = "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
+        (tmp_path / f"{number}.obj").write_text(f"mtllib {number}.mtl\nusemtl wood\n{corners}")
+        mesh = load_mesh_file(tmp_path / f"{number}.obj").mesh
+        for one in (mesh, from_glb(to_glb(mesh))):
+            assert surface_of(one).coloured.tolist() == [coloured]
 
 
 def test_a_texture_is_kept_once_and_shrunk():

@@ -81,6 +81,10 @@ _SAME_AGAIN = 0.4  # how likely parts of another name are of a material that the
 
 # How likely a part of some name is of which stuff; the first pattern that its name holds counts.
 _LIKELY: Sequence[tuple[str, Mapping[str, float]]] = (
+    ("wood|oak|pine|birch|beech|walnut|veneer", {"wood": 1}),
+    ("metal|steel|chrome|brass|iron|alumin", {"metal": 1}),
+    ("fabric|leather|cloth|textile|linen|velvet", {"fabric": 1}),
+    ("plastic|rubber", {"plastic": 1}),
     ("seat|cushion|back|pad|arm|head|wing|pillow|mattress|sofa", {"fabric": 5, "wood": 3, "plastic": 2}),
     (
         "leg|base|foot|feet|pole|post|star|caster|wheel|handle|knob|frame|bar|rod|stretcher",

@@ -30,10 +30,10 @@ from jr_dist.data.upright import UprightRule, guess_up_axis, size_factors
 from jr_dist.errors import InputError
 from jr_dist.geometry.frames import invert_transform, up_axis_rotation
 
-__all__ = ["MESH_SUFFIXES", "IndexRow", "LoadedFile", "load_mesh_file", "read_index"]
+__all__ = ["MESH_SUFFIXES", "PLAIN_GREY", "IndexRow", "LoadedFile", "load_mesh_file", "read_index"]
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".stl", ".ply", ".off")
-_PLAIN_GREY = (0.7, 0.7, 0.7, 1.0)  # a material that the file names without saying what it looks like
+PLAIN_GREY = (178, 178, 178, 255)  # a material that the file names without saying what it looks like
 
 logging.getLogger("trimesh").setLevel(logging.CRITICAL)  # what it has to say is turned into our own line
 
@@ -186,7 +186,7 @@ def _with_material(piece: trimesh.Trimesh, section: ObjSection) -> trimesh.Trime
         material = material.to_pbr()
         material.name = section.material
     else:
-        material = PBRMaterial(name=section.material, baseColorFactor=_PLAIN_GREY)
+        material = PBRMaterial(name=section.material, baseColorFactor=PLAIN_GREY)
     piece.visual = TextureVisuals(uv=uv, material=material)
     return piece
 

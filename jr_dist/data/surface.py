@@ -10,6 +10,7 @@ import trimesh
 from PIL import Image
 from trimesh.visual import TextureVisuals
 
+from jr_dist.data.mesh_files import PLAIN_GREY
 from jr_dist.data.part_mesh import PartMesh, concatenated, given_normals
 from jr_dist.data.ray_casting import RayScene
 
@@ -147,7 +148,7 @@ def _look(piece: trimesh.Trimesh, textures: _Textures) -> _Look:
     tint = np.ones(3) if factor is None else np.asarray(factor[:3], float) / 255
     if image is None or visual.uv is None:
         plain = to_linear(np.full(3, GREY)) if factor is None else tint
-        return look(plain, metallic, roughness, coloured=factor is not None)
+        return look(plain, metallic, roughness, coloured=factor is not None and tuple(factor) != PLAIN_GREY)
     uv = np.nan_to_num(np.asarray(visual.uv)[:, :2])[piece.faces]
     return look(tint, metallic, roughness, texture=textures.number(image), uv=uv - np.floor(uv[:, :1]))
 
