@@ -23,6 +23,7 @@ from jr_dist.data.render_views import (
     render_surface,
     render_view,
 )
+from jr_dist.data.shading import rough_pixels
 from jr_dist.data.surface import surface_of
 from jr_dist.errors import InputError
 
@@ -141,6 +142,20 @@ def test_the_outline_is_smooth_and_what_is_inside_is_opaque():
     assert (picture.rgba[alpha == 0] == 0).all()
     inside = (picture.part_index >= 0) & (alpha == 255)
     assert inside.sum() > 0.5 * (picture.part_index >= 0).sum()
+
+
+def test_rough_pixels_are_those_with_another_neighbour():
+    rng = np.random.default_rng(0)
+    shown = rng.integers(0, 40, (12, 9, 4)).astype(np.uint8)
+    shown[..., 3] = rng.integers(0, 256, (12, 9))  # not looked at
+    part = (np.arange(9) > 5).astype(np.int16) * np.ones((12, 1), np.int16)
+    padded = np.pad(np.dstack([shown[..., :3].astype(int), 1000 * part]), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    around = [padded[y : y + 12, x : x + 9] for y in range(3) for x in range(3)]
+    for threshold in (10, 30, 38):
+        expected = np.max([np.abs(one - padded[1:-1, 1:-1]).max(axis=-1) for one in around], axis=0) > threshold
+        np.testing.assert_array_equal(rough_pixels(shown, part, threshold), expected)
+        assert 0 < expected.sum()
+    assert not expected.all()
 
 
 def test_what_faces_the_key_light_is_brighter():

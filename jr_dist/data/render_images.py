@@ -37,6 +37,7 @@ from jr_dist.data.render import contact_sheet
 from jr_dist.data.render_shapes import Shapes, open_shapes
 from jr_dist.data.render_views import (
     DEPTH_STEP,
+    RENDERER_VERSION,
     ViewSettings,
     depth_picture,
     parts_picture,
@@ -71,6 +72,7 @@ class RenderPlan:
         """All that a picture depends on beside its shape and view, JSON-able."""
         return {
             **asdict(self.view_settings),
+            "renderer_version": RENDERER_VERSION,
             "parts": self.parts,
             "depth": self.depth,
             "depth_step": DEPTH_STEP,

@@ -22,6 +22,7 @@ from jr_dist.data.surface import Coat, Surface, coat_of
 from jr_dist.errors import InputError
 from jr_dist.geometry.observation import generator
 
+RENDERER_VERSION = 1  # raise it when the same settings give other pictures
 BACKENDS = ("embree", "moderngl")
 MATERIALS = ("own", "plausible")
 SIZES = (8, 2048)

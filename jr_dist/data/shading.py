@@ -158,11 +158,13 @@ def rough_pixels(shown, part, threshold):
     found = np.zeros((height, width), np.bool_)
     for i in range(height):
         for j in range(width):
-            for y in range(max(i - 1, 0), min(i + 2, height)):
-                for x in range(max(j - 1, 0), min(j + 2, width)):
-                    if part[y, x] != part[i, j]:
-                        found[i, j] = True
-                    for a in range(3):
-                        if abs(int(shown[y, x, a]) - int(shown[i, j, a])) > threshold:
-                            found[i, j] = True
+            for down, across in ((0, 1), (1, -1), (1, 0), (1, 1)):  # each pair of neighbours once
+                y, x = i + down, j + across
+                if y >= height or x < 0 or x >= width:
+                    continue
+                differ = part[y, x] != part[i, j]
+                for a in range(3):
+                    differ |= abs(np.int16(shown[y, x, a]) - np.int16(shown[i, j, a])) > threshold
+                if differ:
+                    found[i, j] = found[y, x] = True
     return found
