@@ -101,13 +101,13 @@ def pipeline(plan: RenderPlan, num_workers: int) -> float:
 def main() -> None:
     """Measure one processor, then the pipeline."""
     arguments = parser(__doc__).parse_args()
-    rounds, num_targets = (3, 80) if arguments.quick else (9, 640)
+    rounds, num_targets = (3, 160) if arguments.quick else (9, 640)
     print(f"{machine(1)}; {', '.join(f'{name}: {what}' for name, what in backends().items())}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dataset"
         categories = ("cabinet", "chair", "table")
         synthesize(path, num_sources=3, num_targets=num_targets, categories=categories, seed=0, num_points=2048)
-        plan = plan_images(open_dataset(path), ViewSettings(), num_views=8, tables=["train"])
+        plan = plan_images(open_dataset(path), ViewSettings(), num_views=24, tables=["train"])
         records = one_processor(plan, rounds, num_shapes=4 if arguments.quick else 12)
         with connect(ClusterConfig(num_cpus=2, object_store_mb=256)):
             one, two = pipeline(plan, 1), pipeline(plan, 2)

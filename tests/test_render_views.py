@@ -154,7 +154,7 @@ def test_rough_pixels_are_those_with_another_neighbour():
     for threshold in (10, 30, 38):
         expected = np.max([np.abs(one - padded[1:-1, 1:-1]).max(axis=-1) for one in around], axis=0) > threshold
         np.testing.assert_array_equal(rough_pixels(shown, part, threshold), expected)
-        assert 0 < expected.sum()
+        assert expected.sum() > 0
     assert not expected.all()
 
 
