@@ -41,8 +41,6 @@ RAY_FILES = {
 }
 # geometry/, models/ and train/losses.py can be read, tested and run on a bare GPU machine.
 BARE = {"torch", "numpy", "numba", "llvmlite", "jaxtyping"}
-# Optional, so imported inside functions alone, each with its extra; a line says so where it is missing.
-OPTIONAL = {"torchvision": "images", "moderngl": "gl"}
 # The distribution, where its name is not that of the module.
 DISTRIBUTION = {
     "yaml": "pyyaml",
