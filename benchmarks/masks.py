@@ -18,7 +18,8 @@ from PIL import Image
 from scipy import ndimage
 
 from jr_dist.data.part_mesh import concatenated, from_glb
-from jr_dist.data.render import Camera, contact_sheet, render_mesh
+from jr_dist.data.ray_casting import Camera
+from jr_dist.data.render import contact_sheet, render_mesh
 from jr_dist.data.synthesize.generate import make_source
 from jr_dist.errors import InputError
 from jr_dist.serve.photo_masks import DOUBTFUL, mask_photo

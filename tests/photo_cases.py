@@ -6,9 +6,10 @@ import numpy as np
 from fit_cases import MESHES
 from scipy import ndimage
 
-from jr_dist.data.face_colours import material_colours
 from jr_dist.data.part_mesh import PartMesh, concatenated
-from jr_dist.data.render import Camera, render_mesh
+from jr_dist.data.ray_casting import Camera
+from jr_dist.data.render import render_mesh
+from jr_dist.data.surface import surface_of
 from jr_dist.geometry.frames import apply_transform, canonical_transform, invert_transform
 
 
@@ -21,7 +22,8 @@ def canonical(mesh: PartMesh) -> tuple[np.ndarray, np.ndarray]:
 def render(name: str, camera: Camera, size: int = 256) -> np.ndarray:
     """A shape of `MESHES` in its own colours, RGBA."""
     vertices, faces = canonical(MESHES[name])
-    return render_mesh(vertices, faces, material_colours(MESHES[name]), camera=camera, size=size, samples=2).colour
+    colours = np.rint(255 * surface_of(MESHES[name]).own.colours).astype(np.uint8)
+    return render_mesh(vertices, faces, colours, camera=camera, size=size, samples=2).colour
 
 
 def put_on(rgba: np.ndarray, background: np.ndarray | tuple[int, int, int]) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from photo_cases import backgrounds, overlap, put_on, render
 
-from jr_dist.data.render import Camera
+from jr_dist.data.ray_casting import Camera
 from jr_dist.errors import InputError
 from jr_dist.serve.photo_masks import DOUBTFUL, mask_photo
 
