@@ -18,14 +18,17 @@ from jr_dist.train.trained import load_run
 
 
 class Matcher(Protocol):
-    """What a trained run offers here (train/trained.py); T targets, S sources, K candidates, P parts."""
+    """What a trained run offers here (train/trained.py); T targets, S sources, K candidates, P parts.
 
-    def retrieval_distances(self, points: Tensor) -> Tensor:
-        """Squared d_R (T, S) of targets (T, N, 3) to every source; the least is the best."""
+    Targets are points (T, N, 3), or pictures (T, 3, H, W) uint8 where the run was trained on them.
+    """
+
+    def retrieval_distances(self, targets: Tensor) -> Tensor:
+        """Squared d_R (T, S) of targets to every source; the least is the best."""
         ...
 
-    def deform(self, points: Tensor, rows: Tensor, store: Any) -> tuple[Tensor, Tensor]:
-        """(centre, half_extent), each (T, K, P, 3), of sources `rows` (T, K) fitted to targets (T, N, 3)."""
+    def deform(self, targets: Tensor, rows: Tensor, store: Any) -> tuple[Tensor, Tensor]:
+        """(centre, half_extent), each (T, K, P, 3), of sources `rows` (T, K) fitted to targets."""
         ...
 
 
@@ -40,6 +43,7 @@ class Database:
     num_points: int  # of a source in the chamfer: as asked for, or what the dataset has where that is fewer
     connectivity: bool = True  # whether the run keeps joints closed; refinement then does as well
     deforms: bool = True  # whether the model deforms, or retrieves alone
+    picture_size: int | None = None  # pixels of a picture's side where the run was trained on pictures, not points
     trained_on_parts: bool = False  # whether training showed it shapes in part
     ido: IdoConfig = field(default_factory=IdoConfig)
 
@@ -88,6 +92,7 @@ def open_database(
         num_points,
         connectivity=model.config.model.connectivity,
         deforms=model.has_deformation,
+        picture_size=model.config.data.image_size if model.takes_pictures else None,
         trained_on_parts=model.config.data.observed == "partial",
         ido=model.config.ido,
     )

@@ -15,9 +15,9 @@ from jr_dist.data.part_mesh import to_glb
 from jr_dist.errors import InputError
 from jr_dist.progress import progress
 from jr_dist.serve.database import Database, open_database
-from jr_dist.serve.inputs import Input, find_inputs, observe
+from jr_dist.serve.inputs import PHOTO_SUFFIXES, Input, find_inputs, is_photo, observe
 from jr_dist.serve.matching import Fitted, How, fit_observation
-from jr_dist.serve.result import FitResult, Fitting
+from jr_dist.serve.result import Candidate, FitResult, Fitting
 
 RESULT_NAME = "result.json"
 PICTURE_NAME = "picture.png"
@@ -50,15 +50,16 @@ def fit(
     seed: int = 0,
     data: str | Path | None = None,
 ) -> list[FitResult]:
-    """Fit meshes, clouds and folders of them; write OUT/STEM/ (`result.json`, `rank-1.glb` ...) of each.
+    """Fit meshes, clouds, photos and folders of them; write OUT/STEM/ (`result.json`, `rank-1.glb` ...) of each.
 
     `top_k` sources nearest in the learned space (of `category` alone where given) are deformed and sorted by chamfer
     after deformation. `refine` improves each by IDO from several starts and keeps the best. `partial` says that the
     inputs show a part of their shapes: sources are then sorted by the distance from the input to them alone, and
     refined by it, pulled towards the network's parameters; `mirror` adds the input's mirror image in the vertical plane
     through the middle of the deformed source. `up` and `index` say how the inputs stand. `data` names the dataset where
-    it has moved since training. OUT/STEM is written as a whole; an earlier result of the same name is replaced. A bad
-    input among several is reported and skipped.
+    it has moved since training. A photo needs a run trained on pictures; its candidates, deformed by the network alone,
+    stay in the order of retrieval, and `mask.png` and `overlay.png` are written beside them. OUT/STEM is written as a
+    whole; an earlier result of the same name is replaced. A bad input among several is reported and skipped.
 
     Raises `InputError` for a wrong setting, and where no input remains.
     """
@@ -66,6 +67,7 @@ def fit(
     out = Path(out)
     _check_settings(settings, out)
     found = find_inputs(inputs, up=up, index=index, out=out)
+    check_photos(found, settings.how)
     database = open_database(run, data=data, category=category, num_points=num_points, top_k=top_k, refine=refine)
     results, refused = [], []
     with progress("fit", len(found), unit="input") as bar:
@@ -109,6 +111,17 @@ def _check_settings(settings: FitSettings, out: Path) -> None:
         raise InputError(f"output {out} is a file; a directory is allowed; name another")
 
 
+def check_photos(found: Sequence[Input], how: How) -> None:
+    """Raise `InputError` where a photo is to be fitted in a way that needs points."""
+    photo = next((source.path for source in found if is_photo(source.path)), None)
+    asked = [name for name in ("refine", "partial", "mirror") if getattr(how, name)]
+    if photo is not None and asked:
+        raise InputError(
+            f"{photo} is a photo, and {' and '.join(asked)} {'is' if len(asked) == 1 else 'are'} on; "
+            "a photo shows no points, so these are allowed with scans alone; leave them out"
+        )
+
+
 def _nothing_left(refused: list[str]) -> str:
     if len(refused) == 1:
         return refused[0]
@@ -116,6 +129,9 @@ def _nothing_left(refused: list[str]) -> str:
 
 
 def _fit_one(database: Database, source: Input, folder: Path, settings: FitSettings) -> FitResult:
+    _check_kind(database, source.path)
+    if is_photo(source.path):
+        return _fit_photo(database, source, folder, settings)
     observation = observe(source, num_points=settings.num_points, seed=settings.seed)
     fitted = fit_observation(database, observation, settings.how)
     result = FitResult(
@@ -130,7 +146,7 @@ def _fit_one(database: Database, source: Input, folder: Path, settings: FitSetti
         run=database.run,
         seed=settings.seed,
         fitting=_fitting(database, settings.how),
-        candidates=tuple(replace(one.candidate, glb=f"rank-{rank}.glb") for rank, one in enumerate(fitted, start=1)),
+        candidates=_numbered(fitted),
         warnings=(*observation.warnings, *_warnings(database, settings.how)),
     )
     files = {
@@ -141,6 +157,49 @@ def _fit_one(database: Database, source: Input, folder: Path, settings: FitSetti
         files[PICTURE_NAME] = _picture(observation.points, fitted[0], partial=settings.how.partial)
     _write(folder, {**files, RESULT_NAME: result.to_json().encode()})
     return result
+
+
+def _check_kind(database: Database, path: Path) -> None:
+    if is_photo(path) and database.picture_size is None:
+        raise InputError(
+            f"{path} is a photo, but run {database.run} was trained on points; allowed are meshes and clouds; "
+            "name a run trained with --data.images"
+        )
+    if not is_photo(path) and database.picture_size is not None:
+        raise InputError(
+            f"{path} is no photo, but run {database.run} was trained on pictures; allowed are "
+            f"{', '.join(PHOTO_SUFFIXES)}; name a run trained with --data.images none"
+        )
+
+
+def _fit_photo(database: Database, source: Input, folder: Path, settings: FitSettings) -> FitResult:
+    from jr_dist.serve import photo_fit  # ray casting is loaded only where it is needed
+
+    found = photo_fit.fit_photo(database, source.path, settings.how.top_k)
+    result = FitResult(
+        input=str(source.path),
+        path=folder,
+        kind="photo",
+        up=source.up,
+        transform=np.eye(4),
+        num_file_points=None,
+        num_points=None,
+        num_source_points=None,
+        run=database.run,
+        seed=settings.seed,
+        fitting=Fitting(False, False, False, 0, 0.0, ranked_by="retrieval_distance"),
+        candidates=_numbered(found.fitted),
+        warnings=found.warnings,
+        photo=found.report,
+    )
+    files = {candidate.glb: to_glb(one.deformed_mesh()) for candidate, one in zip(result.candidates, found.fitted)}
+    files |= photo_fit.picture_files(found, sheet_name=PICTURE_NAME if settings.pictures else None)
+    _write(folder, {**files, RESULT_NAME: result.to_json().encode()})
+    return result
+
+
+def _numbered(fitted: Sequence[Fitted]) -> tuple[Candidate, ...]:
+    return tuple(replace(one.candidate, glb=f"rank-{rank}.glb") for rank, one in enumerate(fitted, start=1))
 
 
 def _fitting(database: Database, how: How) -> Fitting:

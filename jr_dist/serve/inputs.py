@@ -1,4 +1,4 @@
-"""What `fit` is given: files and folders found, and each one turned into the points that are matched."""
+"""What `fit` is given: files and folders found, and each scan turned into the points that are matched."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from jr_dist.serve.cloud_files import (
     read_cloud,
 )
 
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 INDEX_NAME = "index.csv"
 _SUFFIXES = tuple(sorted({*MESH_SUFFIXES, *CLOUD_SUFFIXES, ".ply"}))
+_ALLOWED = ", ".join((*_SUFFIXES, *PHOTO_SUFFIXES))
 _FAR_BOX = 0.6  # a box that shrinks below this without its outermost 1 % of points was stretched by strays
 _ROUNDING = 1e-3  # of the half-diagonal, by which a GLB's float32 vertices may be off before it is said
 
@@ -53,7 +55,8 @@ class Observation:
 def find_inputs(
     paths: Sequence[str | Path], *, up: str = "y", index: str | Path | None = None, out: Path | None = None
 ) -> list[Input]:
-    """The files named, in the order given; a folder stands for the shapes below it (not below `out`), sorted.
+    """The files named, in the order given; a folder stands for the shapes below it (not below `out`), sorted, or where
+    there are none (pictures beside shapes are their textures) for the photos.
 
     Up axis and rotation come from the `index` (paths relative to it) or the `index.csv` of a folder given,
     where they name the file; else from `up`. Raises `InputError` for an empty folder, a wrong index or axis.
@@ -66,10 +69,12 @@ def find_inputs(
             found.append(_input(path, rows, up))
             continue
         own = _index_rows(path / INDEX_NAME) if (path / INDEX_NAME).is_file() else {}
-        files = [file for file in sorted(path.rglob("*")) if _is_shape(file, path, out)]
+        inside = [file for file in sorted(path.rglob("*")) if _is_seen(file, path, out)]
+        files = [file for file in inside if _is_shape(file)] or [file for file in inside if is_photo(file)]
         if not files:
             raise InputError(
-                f"folder {path} holds no shape; files ending in {', '.join(_SUFFIXES)} are allowed; name another folder"
+                f"folder {path} holds no shape and no photo; files ending in {_ALLOWED} are allowed; "
+                "name another folder"
             )
         found += [_input(file, {**own, **rows}, up) for file in files]
     if rows and not any(source.path.resolve() in rows for source in found):
@@ -78,8 +83,13 @@ def find_inputs(
             "folder; correct them or leave the index out"
         )
     if not found:
-        raise InputError("no input given; name a mesh, a point cloud or a folder of them")
+        raise InputError("no input given; name a mesh, a point cloud, a photo or a folder of them")
     return found
+
+
+def is_photo(path: Path) -> bool:
+    """Whether `path` is read as a picture: by its suffix."""
+    return path.suffix.lower() in PHOTO_SUFFIXES
 
 
 def observe(source: Input, *, num_points: int, seed: int) -> Observation:
@@ -114,11 +124,13 @@ def _index_rows(path: Path) -> dict[Path, IndexRow]:
     return {(path.parent / file).resolve(): row for file, row in read_index(path).items()}
 
 
-def _is_shape(file: Path, folder: Path, out: Path | None) -> bool:
+def _is_seen(file: Path, folder: Path, out: Path | None) -> bool:
     if any(part.startswith(".") for part in file.relative_to(folder).parts) or not file.is_file():
         return False
-    if out is not None and file.resolve().is_relative_to(out.resolve()):
-        return False  # what an earlier fit wrote is no input
+    return out is None or not file.resolve().is_relative_to(out.resolve())  # what an earlier fit wrote is no input
+
+
+def _is_shape(file: Path) -> bool:
     suffix = file.suffix.lower()
     if file.name == INDEX_NAME or suffix not in _SUFFIXES:
         return False
@@ -129,7 +141,7 @@ def _read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Vertices and faces in the file's own frame and units."""
     if path.suffix.lower() not in _SUFFIXES:
         raise InputError(
-            f"{path} ends in {path.suffix or 'nothing'}; allowed are {', '.join(_SUFFIXES)}; convert it to one of them"
+            f"{path} ends in {path.suffix or 'nothing'}; allowed are {_ALLOWED}; convert it to one of them"
         )
     vertices, faces, _ = concatenated(load_mesh_file(path).mesh)
     return vertices, faces

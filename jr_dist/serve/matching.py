@@ -79,17 +79,33 @@ def fit_observation(database: Database, observation: Observation, how: How) -> l
     half of it that looks from the observation; refined, by what was minimised (the pull towards the network included).
     """
     points = torch.from_numpy(observation.points)[None]
-    distances = database.model.retrieval_distances(points)[0].double().cpu().numpy()
-    rows = database.rows[np.argsort(distances[database.rows], kind="stable")[: how.top_k]]
+    rows, distances = retrieved(database, points, how.top_k)
     geometry = database.store.geometry(rows, num_points=database.num_points)
     undeformed = _measured(geometry, (geometry.centre, geometry.half_extent), points)
-    network = _network(database, geometry, points, rows)
+    by_network = deformed_by_network(database, points, rows) if database.deforms else None
+    network = None if by_network is None else _measured(geometry, by_network, points)
     found = undeformed if network is None else network
     if (refinement := how.refinement(database.ido)) is not None:
         found = _refined(found, network, geometry, points, refinement, connectivity=database.connectivity)
-    candidates = _Candidates(rows, distances[rows], undeformed, network, found)
+    candidates = _Candidates(rows, distances, undeformed, network, found)
     fitted = [_fitted(database.store, candidates, k) for k in range(len(rows))]
     return sorted(fitted, key=lambda one: getattr(one.candidate, how.ranked_by))
+
+
+def retrieved(database: Database, target: Tensor, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [K] int64 of the sources allowed that are nearest to one target, and squared d_R [K]."""
+    distances = database.model.retrieval_distances(target)[0].double().cpu().numpy()
+    rows = database.rows[np.argsort(distances[database.rows], kind="stable")[:top_k]]
+    return rows, distances[rows]
+
+
+def deformed_by_network(database: Database, target: Tensor, rows: np.ndarray) -> Parameters:
+    """Centre and half-extent, each [K, P, 3] on the CPU, of the sources `rows` [K] deformed to one target."""
+    parameters = database.model.deform(target, torch.from_numpy(rows)[None], database.store)
+    centre, half_extent = (x[0].cpu() for x in parameters)
+    if not (torch.isfinite(centre).all() and torch.isfinite(half_extent).all()):
+        raise FloatingPointError(f"run {database.run} gives deformation parameters that are not finite")
+    return centre, half_extent
 
 
 @dataclass(frozen=True)
@@ -113,16 +129,6 @@ class _Candidates:
     undeformed: _Measured
     network: _Measured | None  # None: the run does not deform
     found: _Measured  # as they are returned
-
-
-def _network(database: Database, geometry: PartGeometry, points: Tensor, rows: np.ndarray) -> _Measured | None:
-    if not database.deforms:
-        return None
-    parameters = database.model.deform(points, torch.from_numpy(rows)[None], database.store)
-    centre, half_extent = (x[0].cpu() for x in parameters)
-    if not (torch.isfinite(centre).all() and torch.isfinite(half_extent).all()):
-        raise FloatingPointError(f"run {database.run} gives deformation parameters that are not finite")
-    return _measured(geometry, (centre, half_extent), points)
 
 
 def _refined(

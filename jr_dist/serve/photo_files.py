@@ -18,7 +18,6 @@ from PIL import Image
 
 from jr_dist.errors import InputError
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 MAX_SIDE = 1024  # pixels that are kept of the longer side: the networks look at some 200 of them
 MAX_PIXELS = 64_000_000  # in the file: 256 MB decoded
 MAX_BYTES = 256_000_000  # of the file

@@ -11,7 +11,7 @@ import numpy as np
 
 FRAME = (
     "canonical: x right, y up, z front; the input's box centre at the origin, half-diagonal 1; "
-    "`transform` (4x4, applied to column vectors) leads from it to the input's own frame"
+    "`transform` (4x4, applied to column vectors) leads from it to the input's own frame; of a photo the identity"
 )
 UNITS = (
     "chamfer: squared, mean over points, both directions added, times 100, canonical frame, "
@@ -19,7 +19,9 @@ UNITS = (
     "that looks from the input's points to the source; objective: what the refinement of a partial input minimised, "
     "that half (with the input's mirror image where asked for) and the pull towards the network; "
     "centre, half_extent, translation and gap: canonical units; "
-    "scale: new half-extent by old; GLB vertices: the input's own frame and units"
+    "scale: new half-extent by old; GLB vertices: the input's own frame and units; "
+    "azimuth, elevation: degrees, azimuth 0 in front of the object, positive towards its right; "
+    "iou: intersection over union of the silhouette and the mask, both framed"
 )
 
 
@@ -47,7 +49,8 @@ class JointReport:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A source deformed to the input. Chamfers x100 against the input's points, canonical frame."""
+    """A source deformed to the input. Chamfers x100 against the input's points, canonical frame; of a photo NaN, in
+    JSON null."""
 
     source: str
     category: str
@@ -84,22 +87,46 @@ class Fitting:
 
 
 @dataclass(frozen=True)
+class ViewpointReport:
+    """From where a photo was taken, as the silhouette of the best candidate, deformed, tells."""
+
+    azimuth: float  # degrees
+    elevation: float
+    distance: float  # canonical units from the object's middle, as far as perspective tells
+    iou: float
+    ambiguous: bool  # whether the runner-up is as good
+    runner_up: dict[str, float]  # azimuth, elevation and iou of the best viewpoint from another side
+
+
+@dataclass(frozen=True)
+class PhotoReport:
+    """What only a photo has; files are names in the result's folder."""
+
+    viewpoint: ViewpointReport
+    mask: str  # grey PNG of the photo as it was looked at
+    mask_method: str  # "alpha" or "background"
+    mask_confidence: float  # 0 to 1
+    overlay: str  # the best candidate over the photo, PNG
+
+
+@dataclass(frozen=True)
 class FitResult:
     """One input's candidates, best first, and where they were written."""
 
     input: str
     path: Path  # OUT/STEM
-    kind: str  # "mesh" or "points"
+    kind: str  # "mesh", "points" or "photo"
     up: str
     transform: np.ndarray  # [4, 4] float64, canonical -> the input's frame
-    num_file_points: int
-    num_points: int  # points on the input's side of the chamfer
-    num_source_points: int  # points on the source's side
+    num_file_points: int | None  # None for a photo, as the next two
+    num_points: int | None  # points on the input's side of the chamfer
+    num_source_points: int | None  # points on the source's side
     run: str
     seed: int
     fitting: Fitting
     candidates: tuple[Candidate, ...]
     warnings: tuple[str, ...] = ()
+    photo: PhotoReport | None = None
 
     def to_json(self) -> str:
         """The content of `result.json`."""
@@ -138,6 +165,8 @@ def _as_json(result: FitResult) -> dict[str, Any]:
         "fitting": asdict(result.fitting),
         "warnings": list(result.warnings),
     }
+    if result.photo is not None:
+        fields.update(asdict(result.photo))
     candidates = [
         {"rank": rank, **_flat(asdict(candidate))} for rank, candidate in enumerate(result.candidates, start=1)
     ]
@@ -146,4 +175,5 @@ def _as_json(result: FitResult) -> dict[str, Any]:
 
 def _flat(candidate: dict[str, Any]) -> dict[str, Any]:
     parts, joints = candidate.pop("parts"), candidate.pop("joints")
-    return {**candidate, **joints, "parts": parts}
+    numbers = {name: None if value != value else value for name, value in candidate.items()}  # NaN: not measured
+    return {**numbers, **joints, "parts": parts}

@@ -1,4 +1,4 @@
-"""`jr-dist fit`: source models found and deformed for scans and meshes."""
+"""`jr-dist fit`: source models found and deformed for scans, meshes and photos."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
     from jr_dist.cli_arguments import whole_number
 
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
-    parser.add_argument("inputs", metavar="INPUT", nargs="+", type=Path, help="meshes, point clouds, folders of them")
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", type=Path, help="meshes, point clouds, photos, folders")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="directory for the results")
     parser.add_argument("--top-k", metavar="K", type=whole_number(1), default=5, help="candidates deformed [5]")
     parser.add_argument("--category", metavar="NAME", help="only sources of this category")
@@ -43,13 +43,14 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
 
 def _run(arguments: Namespace) -> None:
     from jr_dist.serve.database import open_database
-    from jr_dist.serve.fit import fit, result_names
+    from jr_dist.serve.fit import check_photos, fit, result_names
     from jr_dist.serve.inputs import find_inputs
     from jr_dist.serve.matching import How
 
     if arguments.dry_run:
-        How(arguments.top_k, arguments.refine, arguments.partial, arguments.mirror)
+        how = How(arguments.top_k, arguments.refine, arguments.partial, arguments.mirror)
         found = find_inputs(arguments.inputs, up=arguments.up, index=arguments.index, out=arguments.out)
+        check_photos(found, how)
         database = open_database(
             arguments.run,
             data=arguments.data,
@@ -80,16 +81,24 @@ def _run(arguments: Namespace) -> None:
     )
     for result in results:
         best = result.candidates[0]
+        if result.photo is not None:
+            view = result.photo.viewpoint
+            print(
+                f"{result.input}: {best.source}, seen from azimuth {view.azimuth:.0f}, elevation {view.elevation:.0f} "
+                f"(silhouettes agree by {view.iou:.2f}), {result.path / best.glb}, {result.path / result.photo.overlay}"
+            )
+            continue
         name, before, after = best.distances(partial=arguments.partial)
         print(f"{result.input}: {best.source}, {name} x100 {before:.3f} -> {after:.3f}, {result.path / best.glb}")
 
 
 FIT = Verb(
     "fit",
-    "find and deform the best source models for a scan or a mesh",
-    "For each input (a mesh, a point cloud as PLY, XYZ or NPY, or a folder of them) find the best source "
-    "models and deform them. Writes DIR/STEM/ with result.json and rank-1.glb ...: one named node a part, "
-    "in the frame and units of the input.",
+    "find and deform the best source models for a scan, a mesh or a photo",
+    "For each input (a mesh, a point cloud as PLY, XYZ or NPY, a photo where the run was trained on pictures, or "
+    "a folder of them) find the best source models and deform them. Writes DIR/STEM/ with result.json and "
+    "rank-1.glb ...: one named node a part, in the frame and units of the input. Of a photo also mask.png and "
+    "overlay.png.",
     _arguments,
     _run,
 )
