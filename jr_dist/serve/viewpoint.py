@@ -18,9 +18,9 @@ from jr_dist.data.ray_casting import Camera, RayScene
 AZIMUTHS = np.arange(-180.0, 180.0, 15.0)
 ELEVATIONS = np.arange(0.0, 61.0, 12.0)
 DISTANCE = 3.8  # canonical units: of a lens that is neither wide nor long
-NEAREST, FARTHEST = 2.2, 8.0  # beyond that perspective hardly changes
+NEAREST, FARTHEST = 2.6, 8.0  # what cameras are trained with, and where perspective hardly changes any more
 APART = 40.0  # degrees of azimuth between viewpoints that are told apart
-AS_GOOD = 0.02  # what a silhouette's overlap may fall short and still be as good an answer
+AS_GOOD = 0.03  # what a silhouette's overlap may fall short and still be as good an answer
 
 _COARSE, _FINE = 40, 80  # pixels of a silhouette's frame
 _NUM_STARTS = 4
