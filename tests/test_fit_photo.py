@@ -9,18 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import test_photo_files
+import torch
 from fit_cases import MESHES, FakeModel, open_store, read_result, use, write_sources
+from image_cases import image_settings
 from photo_cases import overlap, put_on, render
 from PIL import Image
 from torch import Tensor
 
 from jr_dist.data.augment import plain_picture
+from jr_dist.data.dataset import open_dataset
+from jr_dist.data.image_table import open_images
 from jr_dist.data.part_mesh import concatenated, from_glb, to_glb
 from jr_dist.data.ray_casting import Camera
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
 from jr_dist.serve.fit import fit
 from jr_dist.serve.inputs import find_inputs
+from jr_dist.train.trained import load_run
+from jr_dist.train.trainer import train
 
 CAMERA = Camera(35, 20, 3.2, 40)
 SIZE = 48
@@ -151,6 +157,25 @@ def test_a_folder_without_shapes_stands_for_its_photos(photo: Path, tmp_path: Pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no shape and no photo"):
         find_inputs([tmp_path / "empty"])
+
+
+@pytest.mark.slow
+def test_a_run_trained_on_pictures_fits_a_photo(pictured_dataset: Path, tmp_path: Path) -> None:
+    """From the training to the overlay; a cloud is refused by the same run."""
+    train(image_settings(pictured_dataset, tmp_path / "run", train__epochs=1))
+    dataset = open_dataset(pictured_dataset)
+    [content] = open_images(dataset, "test", None).png(np.array([0]), np.array([1]))
+    (tmp_path / "view.png").write_bytes(content)
+    (result,) = fit(tmp_path / "run", [tmp_path / "view.png"], out=tmp_path / "out", top_k=3)
+    assert result.photo is not None and result.photo.mask_method == "alpha" and len(result.candidates) == 3
+    target = plain_picture(opened(tmp_path / "view.png"), 32)
+    model = load_run(tmp_path / "run")
+    distances = model.retrieval_distances(torch.from_numpy(target)[None])[0]
+    best = sorted(zip(distances.tolist(), model.source_ids))[:3]
+    assert [(x.retrieval_distance, x.source) for x in result.candidates] == best
+    np.save(tmp_path / "cloud.npy", np.random.default_rng(0).normal(size=(64, 3)))
+    with pytest.raises(InputError, match=r"is no photo, but run .* was trained on pictures"):
+        fit(tmp_path / "run", [tmp_path / "cloud.npy"], out=tmp_path / "out", top_k=1)
 
 
 def uniform(alpha: int) -> bytes:

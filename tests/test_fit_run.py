@@ -46,6 +46,7 @@ class FakeRun:
     method: str = "ours"
     has_retrieval: bool = True
     has_deformation: bool = True
+    takes_pictures: bool = False
 
 
 def fake_run(store: SourceStore, path: Path, **changes) -> FakeRun:
