@@ -104,11 +104,11 @@ class TrainedModelLike(Protocol):
         """The sources it retrieves from, in the order of its rows."""
         ...
 
-    def retrieval_distances(self, targets: Tensor) -> Tensor:
+    def retrieval_distances(self, targets: Tensor, /) -> Tensor:
         """Squared d_R of targets, points (T, N, 3) or pictures (T, 3, S, S), to every source: (T, S), least is best."""
         ...
 
-    def deform(self, targets: Tensor, rows: Tensor, store: Any) -> tuple[Tensor, Tensor]:
+    def deform(self, targets: Tensor, /, rows: Tensor, store: Any) -> tuple[Tensor, Tensor]:
         """(centre, half_extent), both (T, K, P, 3), of the sources `rows` (T, K) fitted to the targets."""
         ...
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from jr_dist.blocks import Job
 from jr_dist.errors import InputError
@@ -76,9 +77,13 @@ class Measurer:
         ground = next(g for g in self.grounds if list(g.scope.categories) == task["sources"])
         entrant = next(e for e in ground.entrants if e.path == task["entrant"])
         block = slice(task["first"], task["last"])
-        views = seen(ground, block, task["protocol"], self.seed)
+        ids, protocol, pictures = ground.target_ids[block], task["protocol"], None
+        if is_picture(protocol):
+            assert ground.views is not None, "runs that see pictures"
+            pictures = ground.views.shown(range(len(ground.points))[block], ids, protocol, self.seed)
+        views = seen(ground.points[block], ids, protocol, self.seed, pictures)
         try:
-            found = measure(ground.store, self._contender(entrant), views, task["protocol"], self.rules)
+            found = measure(ground.store, self._contender(entrant), views, protocol, self.rules)
         except FloatingPointError as error:
             return {"failure": _text(f"run {entrant.path} can't be measured: {error}")}
         return pack(found)
@@ -110,19 +115,17 @@ def make_measurer(grounds: Sequence[Ground], rules: Rules, load: Load, seed: int
     return Measurer(grounds, rules, load, seed)
 
 
-def seen(ground: Ground, block: slice, protocol: str, seed: int) -> list[Cases]:
-    """The targets `block` of a ground as `protocol` shows them, once in each pose that has to be tried.
+def seen(
+    points: Tensor, ids: Sequence[str], protocol: str, seed: int, pictures: np.ndarray | None = None
+) -> list[Cases]:
+    """The targets `points` [B, N, 3] as `protocol` shows them, once in each pose that has to be tried.
 
-    Which half-space, view or noise it is depends on the seed and the target's id alone.
+    Which half-space or noise it is depends on the seed and the target's id alone. `pictures` [B, 3, S, S] are what a
+    protocol of pictures shows.
     """
-    points, ids = ground.points[block], ground.target_ids[block]
-    whole = Cases(points, points, np.ones(len(points)))
-    if protocol == FULL:
-        return [whole]
-    if is_picture(protocol):
-        assert ground.views is not None, "runs that see pictures"
-        rows = range(len(ground.points))[block]
-        return [replace(whole, pictures=torch.from_numpy(ground.views.shown(rows, ids, protocol, seed)))]
+    if protocol == FULL or pictures is not None:
+        shown = None if pictures is None else torch.from_numpy(pictures)
+        return [Cases(points, points, np.ones(len(points)), shown)]
     clouds = points.numpy()
     shown = [
         observe(cloud, protocol, generator("evaluate", seed, name, protocol))
