@@ -12,34 +12,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from jr_dist.config_agreement import disagreement
 from jr_dist.config_file import Known, invalid_value, read_tree, unknown_setting
-
-
-def _split_commas(value: Any) -> Any:
-    # On the command line a list is `chair,table`; in a YAML file it is a list.
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-def _none_from_word(value: Any) -> Any:
-    return None if isinstance(value, str) and value.strip().lower() in ("none", "null") else value
-
-
-Count = Annotated[int, Field(ge=1)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), Field(min_length=1)]
-Widths = Annotated[tuple[Count, ...], BeforeValidator(_split_commas), Field(min_length=1)]
-OptionalNames = Annotated[Names | None, BeforeValidator(_none_from_word)]
-OptionalText = Annotated[str | None, BeforeValidator(_none_from_word)]
-OptionalCount = Annotated[Count | None, BeforeValidator(_none_from_word)]
-
-
-class Section(BaseModel):
-    """What all sections share: frozen, no unknown keys, no infinite numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from jr_dist.config_section import (
+    Names,
+    OptionalCount,
+    OptionalNames,
+    OptionalText,
+    Section,
+    Widths,
+    split_commas,
+)
 
 
 class DataConfig(Section):
@@ -311,7 +297,7 @@ class CompareConfig(Section):
         default=("mds", "ae", "df", "dar", "uniform", "ours", "ours_ido", "fit_aware"),
         description="train.method of each; teachers are trained first",
     )
-    seeds: Annotated[tuple[int, ...], BeforeValidator(_split_commas), Field(min_length=1)] = Field(
+    seeds: Annotated[tuple[int, ...], BeforeValidator(split_commas), Field(min_length=1)] = Field(
         default=(0,), description="train.seed of each, as in 0,1,2"
     )
     per_category: bool = Field(

@@ -21,7 +21,7 @@ from jr_dist.data.dataset import open_dataset, read_targets
 from jr_dist.data.pictures import open_pictures, picture_settings
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
-from jr_dist.train import checks
+from jr_dist.train import checks, loop
 from jr_dist.train.dry_run import plan_training
 from jr_dist.train.embedding import embed, refresh_embeddings
 from jr_dist.train.group import Group
@@ -95,18 +95,21 @@ def test_a_loaded_run_takes_pictures_and_finds_what_validation_found(image_run, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("embedding", ["encoder", "renders", "code"])
-def test_it_learns_to_fit_and_to_retrieve(pictured_dataset, tmp_path, embedding):
-    """On plain pictures of a few shapes, both losses fall."""
+def test_it_learns_to_fit_and_to_retrieve(pictured_dataset, tmp_path, monkeypatch, embedding):
+    """On plain pictures of a few shapes both losses fall, whichever way sources are placed."""
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
     config = image_settings(
         pictured_dataset, tmp_path / "run", data__augment="none", retrieval__source_embedding=embedding,
-        retrieval__source_views=2, train__epochs=24, train__warmup_epochs=23, train__validate_every=24,
-        train__checkpoint_every=24, train__schedule="constant", model__alpha=1.0,
+        retrieval__source_views=2, retrieval__sigma0=1.0, retrieval__num_candidates=8, train__epochs=16,
+        train__warmup_epochs=15, train__validate_every=16, train__checkpoint_every=16, train__optimizer="adam",
+        model__alpha=1.0,
     )  # fmt: skip
     train(config)
     losses = metrics_of(tmp_path / "run", "train")
-    first, last = losses[0], losses[-1]
-    assert last["fit"] < 0.7 * first["fit"]
-    assert last["loss_embedding"] < 0.9 * first["loss_embedding"]
+    assert len(losses) == 48
+    for name in ("fit", "loss_embedding"):
+        first, last = (np.mean([line[name] for line in some]) for some in (losses[:6], losses[-9:-3]))
+        assert last < 0.85 * first, name
 
 
 @pytest.mark.parametrize("embedding", ["encoder", "renders"])

@@ -23,11 +23,11 @@ class Matcher(Protocol):
     Targets are points (T, N, 3), or pictures (T, 3, H, W) uint8 where the run was trained on them.
     """
 
-    def retrieval_distances(self, targets: Tensor) -> Tensor:
+    def retrieval_distances(self, targets: Tensor, /) -> Tensor:
         """Squared d_R (T, S) of targets to every source; the least is the best."""
         ...
 
-    def deform(self, targets: Tensor, rows: Tensor, store: Any) -> tuple[Tensor, Tensor]:
+    def deform(self, targets: Tensor, /, rows: Tensor, store: Any) -> tuple[Tensor, Tensor]:
         """(centre, half_extent), each (T, K, P, 3), of sources `rows` (T, K) fitted to targets."""
         ...
 
