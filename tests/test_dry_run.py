@@ -188,12 +188,14 @@ def test_methods_without_deformation_pull_no_codes(tiny_dataset):
 
 
 def test_labels_are_counted_once_and_the_sources_that_a_step_compares(tiny_dataset):
-    given = {"train__method": "fit_aware", "labels__num_points": 64}
+    given = {"train__method": "fit_aware", "labels__num_points": 64, "labels__copies": 0}
     plan = plan_training(config_of(tiny_dataset, **given))
     assert plan.label_pairs == 24 * 12 and plan.rows_a_step == 12 and plan.pairs_a_step == 8 * 12
     assert "288 pairs, once" in str(plan)
     few = plan_training(config_of(tiny_dataset, labels__sources=5, labels__step_sources=7, **given))
     assert few.label_pairs == 24 * 5 and few.rows_a_step == 7 and few.pairs_a_step == 8 * 7
+    stretched = plan_training(config_of(tiny_dataset, **{**given, "labels__copies": 2}))
+    assert stretched.label_pairs == 3 * plan.label_pairs and stretched.pairs_a_step == 3 * plan.pairs_a_step
 
 
 def test_only_soft_retrieval_asks_for_proposals(tiny_dataset):

@@ -160,7 +160,7 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
 
 
 def write_bad_inputs(folder: Path) -> None:
-    (folder / "photo.jpg").write_bytes(b"\xff\xd8")
+    (folder / "model.step").write_bytes(b"ISO-10303-21;")
     (folder / "empty.ply").write_bytes(b"")
     (folder / "no-faces.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\n")
     (folder / "nan.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 nan 0\nf 1 2 3\n")
@@ -174,7 +174,7 @@ def write_bad_inputs(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("photo.jpg", "ends in .jpg; allowed are"),
+        ("model.step", "ends in .step; allowed are"),
         ("empty.ply", "does not begin with 'ply'"),
         ("no-faces.obj", "without faces"),
         ("nan.obj", "NaN"),

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from jr_dist.evaluate import grids, markdown
 from jr_dist.evaluate.charts import Line, interval_bar, line_chart
 from jr_dist.evaluate.gallery import Item
-from jr_dist.evaluate.methods import FULL, LETTER, ORDER, has_ido, with_df, with_ido
+from jr_dist.evaluate.methods import CHECKED, FIT_AWARE, FULL, LETTER, ORDER, has_ido, with_df, with_ido
 from jr_dist.evaluate.runs import LoadedRun
 from jr_dist.evaluate.sizes import oracle_name
 from jr_dist.evaluate.tables import ALL, Comparison, Ranking, Sanity, Tables
@@ -162,15 +162,16 @@ def _bare(method: str) -> str:
 
 def _family(method: str) -> str:
     """How the sources are retrieved, whatever then happens to them: of R+DF + IDO, R."""
-    return _bare(method).removesuffix(with_ido("")).removesuffix(LETTER).removesuffix(with_df(""))
+    base = _bare(method).removesuffix(with_ido(""))
+    return FIT_AWARE if base == CHECKED else base.removesuffix(LETTER).removesuffix(with_df(""))
 
 
 def _dash(method: str) -> str:
-    """Whole: deformed. Dots: not deformed, by a network that others deform after. Dashes: the oracle, the letter."""
+    """Whole: deformed. Dots: not deformed, by a network that others deform after. Dashes: the oracle, a variant."""
     base = _bare(method).removesuffix(with_ido(""))
     if method != _bare(method):
         return "9 4"
-    if base.endswith(LETTER):
+    if base.endswith(LETTER) or base == CHECKED:
         return "9 3 2 3"
     return "2 3" if with_df(base) in ORDER else ""
 

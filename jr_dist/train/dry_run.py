@@ -16,7 +16,7 @@ from jr_dist.config import Config
 from jr_dist.data import source_store
 from jr_dist.data.dataset import count_rows, open_dataset
 from jr_dist.models.networks import Networks
-from jr_dist.train.labels import num_label_pairs
+from jr_dist.train.labels import num_label_pairs, num_versions
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.schedule import make_schedule
 from jr_dist.train.state import bank_layout, build_networks, row_optimiser
@@ -102,7 +102,8 @@ def plan_training(config: Config) -> TrainPlan:
     # Without a deformation there is nothing to do with the codes of candidates.
     rows, a_target = min(settings.batch_size * k, num_sources) if method.has_deformation else 0, k
     if settings.method == "fit_aware":
-        rows = a_target = min(config.labels.step_sources, num_sources)
+        rows = min(config.labels.step_sources, num_sources)
+        a_target = rows * num_versions(config)
     geometry = num_sources * dataset.num_points * POINT_BYTES
     return TrainPlan(
         method=settings.method,

@@ -99,9 +99,9 @@ def make_labels(config: Config, device: str = "cpu") -> None:
 def open_labels(config: Config, dataset: Dataset) -> Labels:
     """The table that `make_labels` has left. Raises `InputError` where a block of it is missing or damaged."""
     folder, jobs = labels_folder(config, dataset), _jobs(config, dataset)
-    num_versions = _num_versions(config)
+    versions = num_versions(config)
     num_targets = count_rows(dataset, "train", config.data.categories)
-    shape = num_targets * num_versions, _num_labelled(config, dataset)
+    shape = num_targets * versions, _num_labelled(config, dataset)
     num_sources = count_rows(dataset, "sources", config.data.categories)
     everything = shape[1] == num_sources
 
@@ -112,7 +112,7 @@ def open_labels(config: Config, dataset: Dataset) -> Labels:
     columns = None
     if not everything:
         columns = _joined(parts("columns"), shape, np.int32, f"labels-{folder.name}-columns.npy", dataset)
-    return Labels(values, columns, num_sources, num_versions)
+    return Labels(values, columns, num_sources, versions)
 
 
 def labels_folder(config: Config, dataset: Dataset) -> Path:
@@ -139,7 +139,7 @@ def check_labels(config: Config, dataset: Dataset) -> None:
 def num_label_pairs(config: Config, dataset: Dataset) -> int:
     """Pairs that the table holds."""
     num_targets = count_rows(dataset, "train", config.data.categories)
-    return num_targets * _num_versions(config) * _num_labelled(config, dataset)
+    return num_targets * num_versions(config) * _num_labelled(config, dataset)
 
 
 def _num_labelled(config: Config, dataset: Dataset) -> int:
@@ -148,7 +148,7 @@ def _num_labelled(config: Config, dataset: Dataset) -> int:
     return min(config.labels.sources or num_sources, num_sources)
 
 
-def _num_versions(config: Config) -> int:
+def num_versions(config: Config) -> int:
     """V. A picture of a target can't be stretched as its points can."""
     return 1 + (config.labels.copies if config.data.images == "none" else 0)
 
@@ -162,7 +162,7 @@ def _settings(config: Config, dataset: Dataset) -> dict[str, Any]:
         "iterations": config.labels.iterations,
         "starts": ["undeformed", "spread_alike"],
         "num_points": config.labels.num_points,
-        "versions": _num_versions(config),
+        "versions": num_versions(config),
         "largest_stretch": LARGEST_STRETCH,
         "connectivity": config.model.connectivity,
         "ido": VERSION,
