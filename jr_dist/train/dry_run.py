@@ -128,7 +128,7 @@ def plan_training(config: Config) -> TrainPlan:
         num_cpus=processors_asked(config),
         checkpoint_bytes=bank_file_bytes(layout, rule)
         + sum(values.nbytes for values in networks.state_dict().values())
-        + rule.num_slots * moved
+        + (0 if settings.optimizer == "sgd" and settings.momentum == 0 else rule.num_slots) * moved
         + config.bank.lookahead * workers * settings.batch_size * (k + 3) * LONG
         + _manifest_bytes(config, store.ids, layout),
         checkpoint_files=layout.num_blocks + DENSE_FILES,
