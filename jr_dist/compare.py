@@ -18,7 +18,7 @@ from jr_dist.data.dataset import check_categories, count_rows, open_dataset
 from jr_dist.errors import InputError
 from jr_dist.evaluate.protocol import check_output, evaluate
 from jr_dist.evaluate.tables import Tables
-from jr_dist.evaluate.views import check_all_protocols
+from jr_dist.evaluate.views import check_all_protocols, check_suits, open_views
 from jr_dist.train.checkpoint import saved_step
 from jr_dist.train.checks import check, with_absolute_paths
 from jr_dist.train.journal import training_minutes
@@ -76,10 +76,12 @@ def plan_comparison(config: Config) -> list[PlannedRun]:
     Raises `InputError` for an unknown method and for what `train` would refuse.
     """
     config = with_absolute_paths(config)
-    check_all_protocols(config.evaluate.protocols)
+    protocols = check_all_protocols(config.evaluate.protocols)
+    check_suits(config.run.path, config.data, protocols)
     dataset = open_dataset(config.data.path)
     chosen = check_categories(dataset, config.data.categories) or dataset.categories
     groups = [(name,) for name in chosen] if config.compare.per_category else [config.data.categories]
+    open_views(dataset, config.evaluate.split, chosen, config.data, protocols)  # hours later it would be too late
     seeds = config.compare.seeds
     if len(set(seeds)) < len(seeds):
         raise InputError(

@@ -9,6 +9,7 @@ import pytest
 from image_cases import image_settings
 from test_train import settings
 
+from jr_dist.compare import plan_comparison
 from jr_dist.data.dataset import open_dataset, read_targets
 from jr_dist.data.pictures import open_pictures, picture_settings
 from jr_dist.errors import InputError
@@ -19,6 +20,7 @@ from jr_dist.evaluate.views import (
     SECTORS,
     UNSEEN,
     check_all_protocols,
+    check_shown_alike,
     off_front,
     open_views,
 )
@@ -130,3 +132,22 @@ def test_a_run_that_sees_points_is_not_shown_pictures(pictured_dataset, tmp_path
     with pytest.raises(InputError, match=r"points was trained on points, but evaluate\.protocols is image; allowed"):
         evaluate([tmp_path / "points"], out=tmp_path / "out", num_points=128, protocols=[IMAGE])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_that_can_not_be_measured_is_refused_before_it_trains(pictured_dataset, tiny_dataset, tmp_path):
+    config = image_settings(pictured_dataset, tmp_path / "runs")
+    with pytest.raises(InputError, match=r"was trained on pictures, but evaluate\.protocols is full"):
+        plan_comparison(config)
+    asked = {"evaluate__protocols": "image,image-unseen", "compare__methods": "ours"}
+    assert len(plan_comparison(image_settings(pictured_dataset, tmp_path / "runs", **asked))) == 1
+    with pytest.raises(InputError, match=r"has no finished pictures .*; run `jr-dist render"):
+        plan_comparison(image_settings(tiny_dataset, tmp_path / "runs", **asked))
+
+
+def test_runs_that_see_pictures_of_other_kinds_share_no_table(pictured_dataset, tmp_path):
+    small = image_settings(pictured_dataset, tmp_path / "small").data
+    large = image_settings(pictured_dataset, tmp_path / "large", data__image_size=64).data
+    augmented = image_settings(pictured_dataset, tmp_path / "other", data__augment="none").data
+    check_shown_alike([("small", small), ("other", augmented)])
+    with pytest.raises(InputError, match=r"runs small and large were trained with data\.image_size 32 and 64; allowed"):
+        check_shown_alike([("small", small), ("large", large)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from jr_dist.errors import InputError
@@ -34,7 +34,6 @@ class Manifest:
     categories: Mapping[str, Mapping[str, int]]  # category -> the same four counts
     files: tuple[FileEntry, ...]
     how: Mapping[str, Any]  # what made it, with which settings
-    images: Mapping[str, Any] = field(default_factory=dict)  # renderer, settings, files; {} where nothing was rendered
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -78,6 +77,7 @@ def from_text(text: str | bytes, location: str) -> Manifest:
     try:
         files = tuple(FileEntry(**entry) for entry in content.pop("files"))
         stated = content.pop("hash")
+        content.pop("images", None)  # written by the first release, always empty
         manifest = Manifest(files=files, **content)
     except (TypeError, KeyError) as error:
         raise InputError(

@@ -117,7 +117,12 @@ def open_unseen(
         manifest = read_manifest(dataset)
         assert manifest is not None, "opened before"
         how = ViewSettings(**{field.name: manifest["settings"][field.name] for field in fields(ViewSettings)})
-    how = replace(how, materials="plausible", look="unseen")
+        if how.look == "unseen":
+            raise InputError(
+                f"the pictures of dataset {dataset.path} are of the look unseen themselves; allowed with image-unseen "
+                "is the look train; leave that protocol out"
+            )
+    how = replace(how, materials="plausible", look="unseen", backend="embree")
     return _rendered(dataset, table, categories, settings, how)
 
 
@@ -129,19 +134,24 @@ def _rendered(
     how: ViewSettings | None = None,
 ) -> Pictures:
     # Rendering has its own imports, which take a while.
-    from jr_dist.data.render_shapes import open_shapes
-    from jr_dist.data.render_views import ViewSettings, render_view, view_camera
+    from jr_dist.data.render_shapes import RenderShape, open_shapes
+    from jr_dist.data.render_views import RENDERER_VERSION, ViewSettings, render_view, view_camera
 
     shapes, how = open_shapes(dataset, table, categories), how or ViewSettings(size=settings.size)
     shapes.check()
+    last: dict[int, RenderShape] = {}  # views of one shape are often asked for in a row, and it takes longer than they
 
     def rendered(row: int, view: int) -> np.ndarray:
-        return render_view(shapes.shape(row), view, how).rgba
+        if row not in last:
+            last.clear()
+            last[row] = shapes.shape(row)
+        return render_view(last[row], view, how).rgba
 
     def azimuth(row: int, view: int) -> float:
-        return view_camera(shapes.shape(row).id, view, how).azimuth
+        return view_camera(shapes.ids[row], view, how).azimuth
 
-    return Pictures(len(shapes), settings.num_views, settings.size, f"{dataset.hash}-{how}", rendered, azimuth)
+    identity = f"{dataset.hash}-{RENDERER_VERSION}-{how}"
+    return Pictures(len(shapes), settings.num_views, settings.size, identity, rendered, azimuth)
 
 
 def check_views(pictures: Pictures, num_views: int) -> None:

@@ -120,12 +120,13 @@ class Shapes:
         if self.models is None:
             raise InputError(
                 f"the file {provenance['file']} of target {name} can't be found: the dataset does not say where it was "
-                "ingested from; name that folder by --models"
+                "ingested from; name that folder by `jr-dist render --models`, and use data.images files"
             )
         path = model_path(self.models, provenance)
         if not path.exists():
             raise InputError(
-                f"the file {path} of target {name} is gone; put it back, or name the folder it was moved to by --models"
+                f"the file {path} of target {name} is gone; put it back, or name the folder it was moved to by "
+                "`jr-dist render --models`, and use data.images files"
             )
         return self.models
 

@@ -36,7 +36,7 @@ from jr_dist.evaluate.runs import (
     scopes,
 )
 from jr_dist.evaluate.tables import Tables, to_csv, to_json
-from jr_dist.evaluate.views import check_all_protocols, check_suits, open_views
+from jr_dist.evaluate.views import check_all_protocols, check_shown_alike, check_suits, open_views
 from jr_dist.evaluate.work import failure_in, jobs_of, make_measurer, unpack
 from jr_dist.progress import progress as progress_of
 from jr_dist.train.trained import load_run
@@ -191,6 +191,7 @@ def _ground(
         assert tuple(run.model.source_ids) == tuple(store.ids), f"{run.path} knows other sources than the dataset holds"
     where = np.flatnonzero(np.isin(targets.categories, scope.categories))
     names = tuple(str(name) for name in targets.ids[where])
+    check_shown_alike([(run.path, run.model.config.data) for run in scope.runs])
     views = open_views(dataset, split, scope.categories, scope.runs[0].model.config.data, protocols)
     return Ground(scope, store, where, points[torch.from_numpy(where)], names, entrants(scope.runs), views)
 

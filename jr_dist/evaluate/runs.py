@@ -32,7 +32,7 @@ from jr_dist.train.run_directory import LAST, has_checkpoint
 # What may differ between runs of one table without a word: it changes what a run is, or how fast it goes.
 _MAY_DIFFER = (
     *("train.method", "train.teacher", "train.seed", "train.num_workers", "train.device"),
-    *("data.path", "data.categories", "labels.path", "labels.num_workers"),
+    *("data.path", "data.categories", "data.image_tasks", "labels.path", "labels.num_workers"),
     *("ido.iterations", "ido.prior_weight", "ido.mirror"),
 )
 _MAY_DIFFER_SECTIONS = ("run", "cluster", "evaluate", "compare", "bank")

@@ -70,6 +70,18 @@ def check_suits(path: str, data: DataConfig, protocols: Sequence[str]) -> None:
         )
 
 
+def check_shown_alike(runs: Sequence[tuple[str, DataConfig]]) -> None:
+    """Raise `InputError` where the runs (path, settings) of one table were trained on pictures of different kinds."""
+    (first, data), *others = runs
+    for path, other in others:
+        for name in ("images", "image_size", *(["num_views"] if data.images == "render" else [])):
+            if getattr(other, name) != getattr(data, name):
+                raise InputError(
+                    f"runs {first} and {path} were trained with data.{name} {getattr(data, name)} and "
+                    f"{getattr(other, name)}; allowed in one table is one kind of picture; evaluate them apart"
+                )
+
+
 @dataclass(frozen=True)
 class Views:
     """The pictures of T targets, as their split and categories number them."""
@@ -78,8 +90,9 @@ class Views:
     unseen: Pictures | None  # where a protocol asks for them
 
     def identity(self, protocol: str) -> str:
-        """Names the content of the pictures that a protocol shows."""
-        return (self.unseen if protocol == UNSEEN and self.unseen is not None else self.seen).identity
+        """Names the content of the pictures that a protocol shows, and which of them it can choose from."""
+        unseen = self.unseen.identity if protocol == UNSEEN and self.unseen is not None else ""
+        return f"{self.seen.identity} {self.seen.size} {unseen}".strip()
 
     def shown(self, rows: Sequence[int], ids: Sequence[str], protocol: str, seed: int) -> np.ndarray:
         """One picture of each of the targets `rows` [B] with `ids` [B], framed: [B, 3, S, S] uint8.
@@ -116,5 +129,5 @@ def open_views(
     settings = picture_settings(data)
     if settings is None:
         return None
-    unseen = open_unseen(dataset, split, categories, settings) if UNSEEN in protocols else None
-    return Views(open_pictures(dataset, split, categories, settings), unseen)
+    seen = open_pictures(dataset, split, categories, settings)
+    return Views(seen, open_unseen(dataset, split, categories, settings) if UNSEEN in protocols else None)

@@ -69,6 +69,11 @@ def open_database(
             f"run {run} was trained by the method {model.method}, which learns no retrieval; "
             f"one of {able} is allowed; name such a run"
         )
+    if not model.has_deformation and model.takes_pictures:
+        raise InputError(
+            f"run {run} was trained by the method {model.method}, which learns no deformation; allowed with photos is "
+            "one that does; name one, as ours"
+        )
     if not (model.has_deformation or refine):
         raise InputError(
             f"run {run} was trained by the method {model.method}, which learns no deformation; "

@@ -61,9 +61,10 @@ def _laid_over(photo: np.ndarray, box: tuple[int, int, int, int], model: PartMes
     size = max(8, round(max(bottom - top, right - left) / FILL))
     vertices, faces, part_of_face = concatenated(model)
     colours = part_colours(model.num_parts)[part_of_face]
-    drawn = framed(
-        render_mesh(vertices, faces, colours, camera=camera, size=min(1024, 2 * size), samples=1).colour, size
-    )
+    whole = render_mesh(vertices, faces, colours, camera=camera, size=min(1024, 2 * size), samples=1).colour
+    if not (whole[..., 3] >= 128).any():  # thinner than a pixel
+        return photo
+    drawn = framed(whole, size)
     y, x = round((top + bottom - size) / 2), round((left + right - size) / 2)  # where the frame begins in the photo
     result = photo.astype(np.float32)
     rows, columns = (slice(max(0, at), max(0, min(at + size, end))) for at, end in zip((y, x), photo.shape))

@@ -74,8 +74,10 @@ def read_photo(path: str | Path) -> Photo:
                 _check_header(image, path)
                 file_size = image.size
                 rgba = _decoded(image)
-    except (InputError, MemoryError):
+    except InputError:
         raise
+    except MemoryError:
+        raise InputError(f"{path} takes more memory than there is; allowed is what fits; scale it down") from None
     except Image.DecompressionBombError as error:  # Pillow looks at the size even before we can
         raise InputError(
             f"{path} is too large ({error}); at most {MAX_PIXELS} pixels are allowed; scale it down"

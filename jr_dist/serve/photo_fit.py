@@ -55,11 +55,15 @@ def fit_photo(database: Database, path: Path, top_k: int) -> PhotoFit:
         raise InputError(f"{path}: {error}") from error
     fitted = _nearest(database, torch.from_numpy(shown)[None], top_k)
     model = fitted[0].deformed_mesh()
-    viewpoint = find_viewpoint(*concatenated(model)[:2], mask.alpha)
+    try:
+        viewpoint = find_viewpoint(*concatenated(model)[:2], mask.alpha)
+        panels = draw_panels(photo.rgba, mask.alpha, model, viewpoint.best.camera)
+    except InputError as error:
+        raise InputError(f"{path}: its best model, {fitted[0].candidate.source}, can't be drawn ({error})") from error
     return PhotoFit(
         fitted,
         mask,
-        draw_panels(photo.rgba, mask.alpha, model, viewpoint.best.camera),
+        panels,
         PhotoReport(_report(viewpoint), MASK_NAME, mask.method, mask.confidence, OVERLAY_NAME),
         (*mask.warnings, _NO_SCALE, *_warnings(viewpoint)),
     )

@@ -29,6 +29,7 @@ FREE_SETTINGS = (
     *("run.", "cluster.", "evaluate.", "compare.", "bank.num_shards", "labels.path", "labels.num_workers"),
     *("ido.iterations", "ido.prior_weight", "ido.mirror"),
     *("train.device", "train.epochs", "train.checkpoint_every", "data.image_tasks"),
+    "model.encoder_weights",  # read at the start alone
     # these two by their product, the targets of a step: order and candidates depend on it alone
     *("train.num_workers", "train.batch_size"),
 )

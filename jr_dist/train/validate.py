@@ -41,7 +41,8 @@ def validation_targets(table: TargetTable, settings: DataConfig, pictures: Pictu
         arrays = cut_targets(table.points, keys, **numbers)
     if pictures is not None:
         arrays["shown"] = pictures.fixed(table.ids)
-    kept = (torch.from_numpy(arrays[name].copy()) for name in ("points", "shown", "scale"))
+    own = ("C", "W", "O")  # a copy where it is a part of the table, which may be large and read-only
+    kept = (torch.from_numpy(np.require(arrays[name], requirements=own)) for name in ("points", "shown", "scale"))
     return ValidationTargets(*kept)
 
 

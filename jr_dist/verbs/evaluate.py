@@ -71,13 +71,15 @@ def _run(arguments: Namespace) -> None:
         require_cuda("--device")
     from jr_dist.evaluate.markdown import to_markdown
     from jr_dist.evaluate.protocol import check_output, evaluate
-    from jr_dist.evaluate.views import check_all_protocols
+    from jr_dist.evaluate.views import check_all_protocols, check_suits
     from jr_dist.train.trained import load_run
 
     if arguments.dry_run:
         check_output(arguments.out)
         check_all_protocols(protocols)
         runs = [load_run(path) for path in arguments.runs]
+        for path, run in zip(arguments.runs, runs, strict=True):
+            check_suits(str(path), run.config.data, protocols)
         shown = ", ".join(protocols)
         print(f"would measure {len(runs)} runs on split {split} at {num_points} points a shape, {shown}:")
         print("\n".join(f"  {path}: {run.method}" for path, run in zip(arguments.runs, runs, strict=True)))
