@@ -263,7 +263,9 @@ def test_ingested_targets_are_made_again_from_their_files(tmp_path):
     open_shapes(opened, "train", models=moved).check()
     open_shapes(opened, "train", models=moved).shape(0)
     (dataset / "ingest.json").unlink()
-    with pytest.raises(InputError, match="does not say where it was ingested from; name that folder by `jr-dist render --models`"):
+    with pytest.raises(
+        InputError, match="does not say where it was ingested from; name that folder by `jr-dist render --models`"
+    ):
         open_shapes(opened, "train").check()
 
 

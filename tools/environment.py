@@ -23,14 +23,14 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = ("dev",)
+EXTRAS = ("dev", "images", "gl")
 # Editable installs build with it, without fetching anything.
 BUILD_REQUIREMENTS = ("setuptools>=77",)
 COMPLETE, BUILDING = ".jr-dist-complete", ".jr-dist-building"
 
 
 def requirements() -> list[str]:
-    """What pyproject.toml asks for, the developer's extras included."""
+    """What pyproject.toml asks for, all extras included."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = (project["optional-dependencies"][extra] for extra in EXTRAS)
     return [*project["dependencies"], *(line for extra in extras for line in extra), *BUILD_REQUIREMENTS]
