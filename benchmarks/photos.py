@@ -4,9 +4,9 @@
 
 RUN was trained on pictures in files. Each test target is shown in one view: as rendered; in materials and lights that
 training never has; the same on backgrounds it never has (a wall that fades, a soft shadow, noise, JPEG), masked as
-`fit` masks a photograph. Chamfer x100 of the nearest source, deformed, to the whole target; differences are paired, with 95 %
-bootstrap intervals over targets. Of a photograph that is refused the picture with the true alpha counts instead, and
-how many those are is printed. These are renders: no real photograph is among them.
+`fit` masks a photograph. Chamfer x100 of the nearest source, deformed, to the whole target; differences are paired,
+with 95 % bootstrap intervals over targets. Of a photograph that is refused the picture with the true alpha counts
+instead, and how many those are is printed. These are renders: no real photograph is among them.
 """
 
 from __future__ import annotations
