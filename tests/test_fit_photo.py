@@ -162,7 +162,7 @@ def test_a_folder_without_shapes_stands_for_its_photos(photo: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_a_run_trained_on_pictures_fits_a_photo(pictured_dataset: Path, tmp_path: Path) -> None:
     """From the training to the overlay; a cloud is refused by the same run."""
-    train(image_settings(pictured_dataset, tmp_path / "run", train__epochs=1))
+    train(image_settings(pictured_dataset, tmp_path / "run"))
     dataset = open_dataset(pictured_dataset)
     [content] = open_images(dataset, "test", None).png(np.array([0]), np.array([1]))
     (tmp_path / "view.png").write_bytes(content)

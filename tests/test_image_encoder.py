@@ -119,7 +119,7 @@ def test_imagenet_comes_from_torchvision_and_offline_the_remedy_is_named(theirs,
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetched)
     networks = build_networks(config)
     start_encoders(config, networks)
-    assert torch.equal(networks.retrieval_encoder.resnet.conv1.weight, theirs["conv1.weight"])
+    assert torch.equal(networks.retrieval_encoder.state_dict()["resnet.conv1.weight"], theirs["conv1.weight"])
     assert asked["check_hash"] and asked["weights_only"] and "resnet18" in asked["url"]
 
     def offline(url, **options):
