@@ -13,7 +13,6 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -27,6 +26,7 @@ from jr_dist.cluster import connect
 from jr_dist.config import ClusterConfig
 from jr_dist.data.ingest_file import IngestedFile, try_ingest_file
 from jr_dist.data.ingest_tasks import IngestTask
+from jr_dist.data.ray_stream import only_from
 from jr_dist.data.schema import source_schema, sources_from, target_schema, targets_from, to_batch
 
 _BLOCKS_PER_CPU = 16  # small enough that the last blocks end together, large enough that starting tasks costs little
@@ -76,7 +76,8 @@ def _accept(work: Any) -> None:
 def _run(tasks: Sequence[IngestTask], work: Any, per_block: int, num_points: int) -> Iterator[IngestedFile]:
     """Results of the tasks whose worker survived."""
     blocks = -(-len(tasks) // per_block)
-    with DataContext.current(_context()), _quiet():
+    # Ray logs the traceback of every lost block; what became of its files is in the report.
+    with DataContext.current(_context()), only_from(logging.CRITICAL):
         rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=blocks)
         # A task that died is not tried again as it is, for ever: what it held runs once more, file by file.
         with warnings.catch_warnings():
@@ -86,18 +87,6 @@ def _run(tasks: Sequence[IngestTask], work: Any, per_block: int, num_points: int
         for block in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for row in cast(pa.Table, block).to_pylist():
                 yield _from_row(row, num_points)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # Ray logs the traceback of every lost block; what became of its files is in the report.
-    logger = logging.getLogger("ray.data")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _context() -> DataContext:

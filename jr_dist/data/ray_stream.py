@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -139,3 +140,15 @@ class _Batches(Datasource):
             )
             for part in parts
         ]
+
+
+@contextmanager
+def only_from(level: int) -> Iterator[None]:
+    """Ray Data tells nothing below `level`, one of `logging`'s: jobs that report for themselves need no second voice."""
+    logger = logging.getLogger("ray.data")
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, cast
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ from ray.util.annotations import RayDeprecationWarning
 from jr_dist.cluster import connect
 from jr_dist.config import ClusterConfig
 from jr_dist.data.image_files import RenderTask
+from jr_dist.data.ray_stream import only_from
 from jr_dist.errors import InputError
 
 MOST_RETRIES = 3  # of a file whose actor dies
@@ -53,7 +53,8 @@ def render_in_parallel(
     left = {task.path: task for task in tasks}
     with connect(cluster):
         count = max(1, min(num_workers, len(tasks), int(ray.cluster_resources().get("CPU", 1))))
-        with DataContext.current(_context()), _quiet():
+        # Ray Data tells of its plans and of every actor it replaces.
+        with DataContext.current(_context()), only_from(logging.ERROR):
             rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
             with warnings.catch_warnings():
                 # Ray announces that it will name the last option otherwise one day, but has no other name for it yet.
@@ -80,15 +81,3 @@ def _context() -> DataContext:
     context.enable_progress_bars = False  # the caller draws one
     context.print_on_execution_start = False
     return context
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # Ray Data tells of its plans and of every actor it replaces.
-    logger = logging.getLogger("ray.data")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
