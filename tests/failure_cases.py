@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -279,3 +280,12 @@ def train_on_nodes(dataset: Path, run: Path, step: int) -> None:
 
 if __name__ == "__main__":
     train_on_nodes(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+
+
+def wait_for(driver: subprocess.Popen, num_finished: Callable[[], int], count: int) -> None:
+    """Return when a running driver has finished `count` pieces of its work."""
+    deadline = time.monotonic() + 300
+    while num_finished() < count:
+        assert driver.poll() is None, "it ended before it could be struck"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from failure_cases import children_of, kill_tree
+from failure_cases import children_of, kill_tree, wait_for
 
 from jr_dist.evaluate.protocol import BLOCKS
 
@@ -27,14 +26,6 @@ def finished(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (out / BLOCKS).glob("*.safetensors")}
 
 
-def wait_for(driver: subprocess.Popen, out: Path, count: int) -> None:
-    deadline = time.monotonic() + 300
-    while len(finished(out)) < count:
-        assert driver.poll() is None, "the evaluation ended before it could be struck"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.slow
 def test_the_rerun_does_what_is_missing_and_the_tables_are_the_same_to_the_bit(tiny_run, tmp_path):
     struck, undisturbed = tmp_path / "struck", tmp_path / "undisturbed"
@@ -43,10 +34,10 @@ def test_the_rerun_does_what_is_missing_and_the_tables_are_the_same_to_the_bit(t
         command(tiny_run, struck), env=marked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        wait_for(driver, struck, 1)
+        wait_for(driver, lambda: len(finished(struck)), 1)
         actors = [pid for pid in family(driver.pid) if b"ray::BlockActor" in command_line(pid)]
         os.kill(actors[0], signal.SIGKILL)
-        wait_for(driver, struck, 3)
+        wait_for(driver, lambda: len(finished(struck)), 3)
         assert driver.poll() is None
     finally:
         kill_tree(str(struck))

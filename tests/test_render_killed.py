@@ -7,11 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from failure_cases import kill_tree
+from failure_cases import kill_tree, wait_for
 from test_evaluation_killed import command_line, family
 
 
@@ -24,14 +23,6 @@ def finished(dataset: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in (dataset / "images").rglob("*.parquet")}
 
 
-def wait_for(driver: subprocess.Popen, dataset: Path, count: int) -> None:
-    deadline = time.monotonic() + 300
-    while len(finished(dataset)) < count:
-        assert driver.poll() is None, "it ended before it could be struck"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.slow
 def test_what_was_finished_stays_and_the_rest_is_the_same(tiny_dataset, tmp_path):
     struck = Path(shutil.copytree(tiny_dataset, tmp_path / "struck"))
@@ -39,10 +30,10 @@ def test_what_was_finished_stays_and_the_rest_is_the_same(tiny_dataset, tmp_path
     marked = {**os.environ, "JR_STRUCK": str(struck)}
     driver = subprocess.Popen(command(struck, 2), env=marked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_for(driver, struck, 1)
+        wait_for(driver, lambda: len(finished(struck)), 1)
         actors = [pid for pid in family(driver.pid) if b"MapWorker" in command_line(pid)]
         os.kill(actors[0], signal.SIGKILL)
-        wait_for(driver, struck, 6)
+        wait_for(driver, lambda: len(finished(struck)), 6)
         assert driver.poll() is None
     finally:
         kill_tree(str(struck))
