@@ -23,7 +23,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = ("dev", "images", "gl")
+EXTRAS = ("dev", "images", "gl", "sweep", "cluster")
 # Editable installs build with it, without fetching anything.
 BUILD_REQUIREMENTS = ("setuptools>=77",)
 COMPLETE, BUILDING = ".jr-dist-complete", ".jr-dist-building"
