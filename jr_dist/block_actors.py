@@ -22,6 +22,7 @@ from jr_dist.blocks import Job, Work
 from jr_dist.cluster import connect, is_own_cluster
 from jr_dist.config import ClusterConfig
 from jr_dist.errors import InputError
+from jr_dist.log import say
 
 MOST_ATTEMPTS = 3
 #: seconds after which a cluster that may grow has grown
@@ -200,4 +201,4 @@ def _asked(num_gpus: float) -> str:
 
 
 def _say(line: str) -> None:
-    print(f"blocks: {line}", file=sys.stderr, flush=True)
+    say(f"blocks: {line}", level="warning", stream=sys.stderr)

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from jr_dist.errors import InputError
+from jr_dist.log import is_json, say
+from jr_dist.stop import EXIT_STATUS, StoppedError, ending_on_sigterm
 from jr_dist.verbs.registry import VERBS
 from jr_dist.verbs.verb import Verb
 
@@ -63,9 +65,18 @@ def run(verb: Verb, words: Sequence[str]) -> None:
 def guarded(title: str, job: Callable[[], None]) -> int:
     """Do `job`; returns the exit status, after at most one line on stderr. JR_DEBUG=1 shows our failures in full."""
     try:
-        job()
+        is_json()
+    except InputError as error:
+        print(f"{title}: error: {error}", file=sys.stderr)
+        return 2
+    try:
+        with ending_on_sigterm():
+            job()
         sys.stdout.flush()
         return 0
+    except StoppedError as stopped:
+        say(f"{title}: {stopped}", level="warning", stream=sys.stderr)
+        return EXIT_STATUS
     except KeyboardInterrupt:
         print(f"{title}: interrupted", file=sys.stderr)
         return 130
@@ -99,7 +110,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _refuse(title: str, message: str) -> int:
-    print(f"{title}: error: {' '.join(message.split())}", file=sys.stderr)
+    say(f"{title}: error: {' '.join(message.split())}", level="error", stream=sys.stderr)
     return 2
 
 
@@ -114,7 +125,7 @@ def _fail(title: str, error: Exception) -> int:
             traceback.print_exception(error, file=file)
         where = f"the traceback is in {Path(log)}"
     summary = " ".join(str(error).split())[:300]
-    print(f"{title}: failed: {type(error).__name__}: {summary}; {where}", file=sys.stderr)
+    say(f"{title}: failed: {type(error).__name__}: {summary}; {where}", level="error", stream=sys.stderr)
     return 1
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from jr_dist.config import ClusterConfig
 from jr_dist.errors import InputError
+from jr_dist.progress import watchers
+from jr_dist.stop import ending_on_sigterm
 
 # What Ray would do to a cluster of our own unless told otherwise; who sets one of these keeps it.
 _LOCAL_ENVIRONMENT = {
@@ -26,7 +28,7 @@ _LOCAL_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 # Variables of the driver that workers on other machines need as well.
-_PASSED_ON = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR", "JR_SCRATCH", "JR_DEBUG")
+_PASSED_ON = ("JR_LOG", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR", "JR_SCRATCH", "JR_DEBUG")
 _MB = 2**20
 
 
@@ -49,9 +51,14 @@ def connect(settings: ClusterConfig, *, log_to_driver: bool = True) -> Iterator[
         _start(settings, log_to_driver)
     else:
         _join(settings.address or os.environ["RAY_ADDRESS"], settings.timeout, log_to_driver)
+    from jr_dist.progress_metrics import show_progress
+
+    watchers.append(show_progress)
     try:
-        yield
+        with ending_on_sigterm():  # Ray has put a handler of its own in the place of the command line's
+            yield
     finally:
+        watchers.remove(show_progress)
         ray.shutdown()
 
 
@@ -71,6 +78,20 @@ def describe(settings: ClusterConfig) -> str:
     if not is_own_cluster(settings):
         return f"the Ray cluster at {settings.address or os.environ['RAY_ADDRESS']}"
     return f"a Ray cluster on this machine: {_num_cpus(settings)} CPUs, {_store_mb(settings)} MB object store"
+
+
+def spilled_bytes() -> int | None:
+    """Bytes that the connected cluster has spilled to disk since it started; None where Ray can't say."""
+    import ray
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    # Ray has no public call for it; its own `ray memory` asks like this.
+    try:
+        stats = get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address)).store_stats
+        return int(stats.spilled_bytes_total)
+    except Exception as error:
+        logging.getLogger(__name__).debug("spilled bytes unknown: %s", error)
+        return None
 
 
 def _start(settings: ClusterConfig, log_to_driver: bool) -> None:

@@ -19,6 +19,7 @@ from jr_dist.errors import InputError
 from jr_dist.evaluate.protocol import check_output, evaluate
 from jr_dist.evaluate.tables import Tables
 from jr_dist.evaluate.views import check_all_protocols, check_suits, open_views
+from jr_dist.log import say
 from jr_dist.train.checkpoint import saved_step
 from jr_dist.train.checks import check, with_absolute_paths
 from jr_dist.train.journal import training_minutes
@@ -217,8 +218,9 @@ def _train(runs: Sequence[PlannedRun], config: Config) -> dict[str, str]:
         minutes = training_minutes(run.path)
         shown = "" if minutes is None else f" in {minutes:.1f} min"
         what = "failed" if error else "trained"
-        print(f"compare: {run.title} {what}{shown}, {count} of {len(runs)} in this stage", flush=True)
+        line = f"compare: {run.title} {what}{shown}, {count} of {len(runs)} in this stage"
+        say(line, fields={"event": what, "run": run.name, "minutes": minutes})
         if error is not None:
             failed[run.name] = str(error).splitlines()[0] if str(error) else type(error).__name__
-            print(f"compare: {run.name}: {failed[run.name]}", flush=True)
+            say(f"compare: {run.name}: {failed[run.name]}", level="error", fields={"event": "failed", "run": run.name})
     return failed

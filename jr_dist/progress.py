@@ -7,11 +7,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TextIO
+
+from jr_dist.log import is_json, say
 
 SECONDS_BETWEEN_LINES = 5.0
 # The rate is that of the last steps: the first ones compile kernels and would spoil it for minutes.
 STEPS_OF_RATE = 50
+#: who is told of every job's progress, beside those who read it
+watchers: list[Callable[[Progress], None]] = []
 
 
 class Progress:
@@ -55,6 +60,11 @@ class Progress:
         left = "?" if self.seconds_left is None else duration(self.seconds_left)
         return f"{self.title} {self.unit} {self.done}/{self.total}{values} rate={shown(self.rate)}/s left={left}"
 
+    def fields(self) -> dict[str, object]:
+        """The same for a program."""
+        known = {"done": self.done, "total": self.total, "rate": self.rate, "seconds_left": self.seconds_left}
+        return {"event": "progress", "title": self.title, **known, **self.values}
+
 
 @contextmanager
 def progress(
@@ -75,7 +85,9 @@ def progress(
     if total <= 1:
         yield state
         return
-    draw = _bar if out.isatty() else _lines
+    for watcher in watchers:
+        state._listeners.append(partial(watcher, state))
+    draw = _bar if out.isatty() and not is_json() else _lines
     with draw(state, out):
         yield state
 
@@ -87,7 +99,7 @@ def _lines(state: Progress, stream: TextIO) -> Iterator[None]:
     def report(*, always: bool = False) -> None:
         if (always or state.elapsed - last[0] >= SECONDS_BETWEEN_LINES) and state.done != last[1]:
             last[:] = state.elapsed, state.done
-            print(state.line(), file=stream, flush=True)
+            say(state.line(), stream=stream, fields=state.fields())
 
     state._listeners.append(report)
     yield

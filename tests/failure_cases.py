@@ -26,8 +26,9 @@ NUM_WORKERS, NUM_STEPS, STEPS_PER_EPOCH = 2, 12, 3
 #: in the middle of what: the first three in any rank and at any step, the others in rank 0 at the end of an epoch
 ANY_STEP = ("before the push", "half pushed", "pushed")
 END_OF_EPOCH = ("refreshing", "validating", "writing", "written", "renamed")
-# `distinct_recent` looks back over more steps than those since a start, and `bank_wait` is a time.
-_OF_THE_START = ("distinct_recent", "bank_wait", "seconds", "start")
+# `distinct_recent` looks back over more steps than those since a start; the others are times.
+_TIMES = ("step_seconds", "data_wait", "bank_wait", "exchange_wait", "seconds", "stages")
+_OF_THE_START = ("distinct_recent", "start", *_TIMES)
 
 
 @dataclass(frozen=True)

@@ -27,16 +27,20 @@ JOBS = sorted((ROOT / "jobs").glob("*.py"))
 
 # Each room imports only from rooms before it; these few may be imported anywhere.
 ROOMS = ("config", "geometry", "models", "data", "bank", "train", "evaluate", "serve")
-EVERYWHERE = {"errors", "atomic", "progress", "array_files", "blocks"}
+EVERYWHERE = {"errors", "atomic", "log", "progress", "stop", "array_files", "blocks"}
 RAY_FILES = {
     "cluster.py",
     "bank/actors.py",
+    "bank/telemetry.py",
     "block_actors.py",
     "data/ingest_job.py",
     "data/ray_stream.py",
     "data/render_job.py",
     "serve/app.py",
+    "progress_metrics.py",
+    "train/stop_signal.py",
     "train/sweep.py",
+    "train/telemetry.py",
     "train/trainer.py",
 }
 # geometry/, models/ and train/losses.py can be read, tested and run on a bare GPU machine.

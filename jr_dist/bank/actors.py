@@ -20,6 +20,8 @@ from jr_dist.bank.desk import Request, ShardDesk
 from jr_dist.bank.layout import BankLayout, cut, shard_bytes
 from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.bank.shard import BankShard
+from jr_dist.bank.telemetry import ShardTelemetry
+from jr_dist.log import say
 
 #: a shard rests while the workers compute, and computes while they wait for it
 SHARD_CPUS = 0.5
@@ -40,14 +42,16 @@ class ShardActor:
         num_ranks: int,
         num_threads: int,
         incarnation: int,
+        name: tuple[str, int],
     ) -> None:
         shard = BankShard(layout, blocks, optimiser, num_ranks=num_ranks, num_threads=num_threads)
-        self._desk = ShardDesk(shard, incarnation)
+        self._desk, self._telemetry = ShardDesk(shard, incarnation), ShardTelemetry(*name)
 
     async def call(self, request: Request) -> Any:
         """What the shard answers, when its turn has come."""
         answer = asyncio.get_running_loop().create_future()
         self._desk.submit(request, answer.set_result, answer.set_exception)
+        self._telemetry.came(self._desk.num_waiting)
         return await answer
 
     async def is_up(self) -> bool:
@@ -92,12 +96,13 @@ def running_shards(
     """
     actor_class = ray.remote(num_cpus=SHARD_CPUS, max_restarts=0, max_task_retries=0)(ShardActor)
     num_slots = optimiser.num_slots
+    shared = {"num_ranks": num_ranks, "num_threads": num_threads, "incarnation": incarnation}
     actors: list[Any] = [
         actor_class.options(
             name=f"{run} start {incarnation} shard {number} of {num_shards}",
             memory=shard_bytes(layout, blocks, num_slots),
             scheduling_strategy="SPREAD",
-        ).remote(layout, blocks, optimiser, num_ranks=num_ranks, num_threads=num_threads, incarnation=incarnation)
+        ).remote(layout, blocks, optimiser, name=(run, number), **shared)
         for number, blocks in enumerate(cut(layout, num_shards))
     ]
     try:
@@ -120,8 +125,8 @@ def _wait_for(actors: list[Any]) -> None:
         up, pending = ray.wait(pending, num_returns=len(pending), timeout=_SECONDS_BETWEEN_LINES)
         ray.get(up)
         if pending:
-            print(
+            say(
                 f"bank: {len(pending)} of {len(actors)} shards not up after {time.monotonic() - started:.0f} s; each "
                 f"asks the cluster for {SHARD_CPUS:g} processors and its memory (`--dry-run` says how much)",
-                flush=True,
+                fields={"event": "waiting", "seconds": time.monotonic() - started, "shards": len(pending)},
             )

@@ -104,13 +104,15 @@ class BankClient:
     """Routes rows to the shards that own them and merges their answers, on behalf of one rank.
 
     `begin_...` sends and returns a function that waits for the answer, so that a step can compute meanwhile; `waited`
-    counts the seconds that it did wait. `version` is the number of steps whose pushes this rank has sent.
+    counts the seconds that it did wait, `rows_pulled` and `rows_pushed` sources. `version` is the number of steps whose
+    pushes this rank has sent.
     """
 
     def __init__(
         self, layout: BankLayout, shards: Sequence[ShardHandle], *, rank: int = 0, incarnation: int = 0
     ) -> None:
         self.layout, self.version, self.waited = layout, 0, 0.0
+        self.rows_pulled = self.rows_pushed = 0
         self.embedding_version = -1
         self.max_parts = max(layout.num_parts)
         self._shards, self._rank, self._incarnation = list(shards), rank, incarnation
@@ -157,6 +159,7 @@ class BankClient:
     def begin_pull(self, rows: np.ndarray, device: torch.device | str = "cpu") -> Callable[[], Codes]:
         """Ask for the codes of the unique sources `rows`, ascending, after all steps that this rank has pushed for."""
         answers = [self._send(i, "pull", rows[own]) for i, own in self._split(rows)]
+        self.rows_pulled += len(rows)
         return lambda: self._codes(rows, self._wait(answers), device)
 
     def pull(self, rows: np.ndarray, device: torch.device | str = "cpu") -> Codes:
@@ -175,6 +178,7 @@ class BankClient:
             of_shard = {name: values[of_parts if name == "part_code" else own] for name, values in gradients.items()}
             arguments = (self.version, self._rank, codes.rows[own], of_shard, num_targets, update)
             self._unconfirmed.append(self._send(i, "push", *arguments))
+        self.rows_pushed += len(codes.rows)
         self.version += 1
 
     # ---- state ----------------------------------------------------------------------------------------------------

@@ -42,6 +42,11 @@ class ShardDesk:
         self._next = [0] * shard.num_ranks
         self._waiting: dict[tuple[int, int], tuple[Request, Callable[[Any], None], Callable[[Exception], None]]] = {}
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have come and can't be served yet."""
+        return len(self._waiting)
+
     def submit(self, request: Request, answer: Callable[[Any], None], fail: Callable[[Exception], None]) -> None:
         """Serve the request now or later: `answer` gets the result, `fail` what it raised.
 

@@ -13,6 +13,7 @@ import numpy as np
 from jr_dist.atomic import atomic_directory
 from jr_dist.data.part_mesh import to_glb
 from jr_dist.errors import InputError
+from jr_dist.log import say
 from jr_dist.progress import progress
 from jr_dist.serve.database import Database, open_database
 from jr_dist.serve.inputs import PHOTO_SUFFIXES, Input, find_inputs, is_photo, observe
@@ -77,7 +78,7 @@ def fit(
             except InputError as error:
                 refused.append(str(error))
                 if len(found) > 1:
-                    print(f"skipped: {error}", file=sys.stderr, flush=True)
+                    say(f"skipped: {error}", level="warning", stream=sys.stderr, fields={"event": "skipped"})
             bar.advance(skipped=len(refused))
     if not results:
         raise InputError(_nothing_left(refused))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,23 +12,39 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass
 class Group:
-    """A rank among `world_size` workers. With one worker every method returns what it was given."""
+    """A rank among `world_size` workers. With one worker every method returns what it was given.
+
+    `waited` counts the seconds in `average` and `any`: the message, and waiting for the slowest.
+    """
 
     rank: int = 0
     world_size: int = 1
+    waited: float = 0.0
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its mean over the ranks, in one flat message; all ranks pass the same shapes."""
         tensors = list(tensors)
         if self.world_size == 1 or not tensors:
             return
+        began = time.perf_counter()
         flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
         dist.all_reduce(flat)
         flat /= self.world_size
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.detach().copy_(mean.view_as(tensor))
+        self.waited += time.perf_counter() - began
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set on any rank; all ranks call it together."""
+        if self.world_size == 1:
+            return flag
+        began = time.perf_counter()
+        number = torch.tensor(float(flag))
+        dist.all_reduce(number)
+        self.waited += time.perf_counter() - began
+        return bool(number > 0)
 
     def barrier(self) -> None:
         """Nobody goes on before all are here."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from jr_dist.log import say
 from jr_dist.train.run_directory import METRICS
 
 SECONDS_BETWEEN_LINES = 5.0
-#: in the lines of validations: which start of the run, and the seconds since it began
-START, SECONDS = "start", "seconds"
+#: in the lines of validations and of the end: which start of the run, the seconds since it began, and those by stage
+START, SECONDS, OF_STAGES = "start", "seconds", "stages"
+END = "end"
 
 
 class Journal:
@@ -38,20 +40,28 @@ class Journal:
         if self._nearest:
             values["distinct_recent"] = len(set(self._nearest))
         if step % every == 0:
-            self._write("train", step, values)
+            self._write("train", step, values, None)
         now = time.monotonic()
         if not self._started:
             self._started = self._last_line = now
             self._first_step = step + 1
         if now - self._last_line >= SECONDS_BETWEEN_LINES or step + 1 == self._num_steps:
             self._last_line = now
-            print(self._line(step, values, now), flush=True)
+            say(self._line(step, values, now), fields={**self._who("train"), "step": step + 1, **values})
 
-    def validation(self, step: int, values: Mapping[str, Any]) -> None:
-        """Note a validation."""
-        self._write("val", step, {**values, START: self._start, SECONDS: self._seconds()})
+    def validation(self, step: int, values: Mapping[str, Any], stages: Mapping[str, float]) -> None:
+        """Note a validation, and the seconds by stage until then."""
+        self._write("val", step, values, stages)
         shown = " ".join(f"{name} {_short(value)}" for name, value in values.items())
-        print(f"{self._title} step {step + 1}/{self._num_steps} validation {shown}", flush=True)
+        line = f"{self._title} step {step + 1}/{self._num_steps} validation {shown}"
+        say(line, fields={**self._who("validation"), "step": step + 1, **values})
+
+    def end(self, step: int, stages: Mapping[str, float]) -> None:
+        """Note that this start of the run has come to its end behind `step`, trained to the last or stopped."""
+        self._write(END, step, {}, stages)
+
+    def _who(self, event: str) -> dict[str, Any]:
+        return {"event": event, "method": self._title, "start": self._start, "num_steps": self._num_steps}
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self._began, 1)
@@ -75,8 +85,12 @@ class Journal:
             f"rate {steps_a_second:.2f} steps/s left {int(left) // 60}:{int(left) % 60:02d}"
         )
 
-    def _write(self, part: str, step: int, values: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps({"step": step, "part": part, **values}) + "\n")
+    def _write(self, part: str, step: int, values: Mapping[str, Any], stages: Mapping[str, float] | None) -> None:
+        entry = {"step": step, "part": part, **values}
+        if stages is not None:
+            entry |= {START: self._start, SECONDS: self._seconds()}
+            entry[OF_STAGES] = {name: round(seconds, 3) for name, seconds in stages.items()}
+        self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{part}/{name}", value, step)
@@ -100,13 +114,21 @@ def training_minutes(run: Path) -> float | None:
 
     None where it logged none.
     """
-    path, seconds = run / METRICS, {}
+    seconds: dict[int, float] = {}
+    for entry in read_metrics(run):
+        if SECONDS in entry:
+            start = entry.get(START, 0)
+            seconds[start] = max(entry[SECONDS], seconds.get(start, 0.0))
+    return sum(seconds.values()) / 60 if seconds else None
+
+
+def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a run's metrics in the order written: none where it logged none."""
+    path = run / METRICS
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             entry = json.loads(line)
         except ValueError:
             continue  # the line being written when the process was killed
-        if isinstance(entry, dict) and SECONDS in entry:
-            start = entry.get(START, 0)
-            seconds[start] = max(entry[SECONDS], seconds.get(start, 0.0))
-    return sum(seconds.values()) / 60 if seconds else None
+        if isinstance(entry, dict):
+            yield entry

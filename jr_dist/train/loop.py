@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import pairwise, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from jr_dist.data.nearest_source import nearest_by_chamfer
 from jr_dist.data.pictures import open_pictures, picture_settings
 from jr_dist.data.source_store import SourceStore, local_source_batches
 from jr_dist.errors import InputError
+from jr_dist.log import say
 from jr_dist.train.candidates import begin_draw
 from jr_dist.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from jr_dist.train.encoder_weights import start_encoders
@@ -28,6 +29,7 @@ from jr_dist.train.methods.plan import StepPlan
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.run_directory import BEST, LAST, has_checkpoint, keep_metrics_until, start_note, write_settings
 from jr_dist.train.schedule import Schedule, make_schedule
+from jr_dist.train.stages import StageClock
 from jr_dist.train.state import CloudSource, TrainState, new_state
 from jr_dist.train.teacher import take_over
 from jr_dist.train.validate import ValidationTargets, validate, validation_targets
@@ -43,6 +45,20 @@ FLAT_SHARE = 0.95
 BatchSource = Callable[[Dataset, Config, Group, int, int], "Iterator[TargetBatch]"]
 # metrics of a validation, called by every rank equally often
 Report = Callable[[dict[str, Any]], None]
+#: in what `run_training` returns, the step at which it was asked to stop
+STOPPED = "stopped_at_step"
+
+
+class Watch(Protocol):
+    """Somebody who looks on while a rank trains."""
+
+    def step(self, state: TrainState, logged: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
+        """A step is done: what it logged and its seconds by stage."""
+        ...
+
+    def validation(self, state: TrainState) -> None:
+        """A validation is done; `state.validation` holds it."""
+        ...
 
 
 def run_training(
@@ -56,22 +72,75 @@ def run_training(
     clouds: CloudSource = local_source_batches,
     shards: Sequence[ShardHandle] | None = None,
     incarnation: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train from scratch or from the checkpoint `start`, to the end; returns the last validation's metrics.
 
-    Every rank runs it. Rank 0 and the shards write. `incarnation` is this start's number (`claim`). Raises `InputError`
-    where a machine does not see `run.path`, and as `restore` and `save_checkpoint` do.
+    Every rank runs it. Rank 0 and the shards write. `incarnation` is this start's number (`claim`). Where `stop` says
+    so on any rank, the state is saved behind the step under way, and the metrics name it as `STOPPED`. Raises
+    `InputError` where a machine does not see `run.path`, and as `restore` and `save_checkpoint` do.
     """
-    began = time.monotonic()
-    dataset = open_dataset(config.data.path)
-    store = SourceStore.open(dataset, categories=config.data.categories)
-    state = new_state(config, store, group, device, shards=shards, incarnation=incarnation, clouds=clouds)
-    num_targets = count_rows(dataset, "train", config.data.categories)
-    schedule = make_schedule(config.train, num_targets, group.world_size)
-    run = Path(config.run.path)
-    _check_shared(state, run)
-    _go_on(state, run, start, dataset)
+    began, times = time.monotonic(), StageClock()
+    with times.stage("start"):
+        dataset = open_dataset(config.data.path)
+        store = SourceStore.open(dataset, categories=config.data.categories)
+        state = new_state(config, store, group, device, shards=shards, incarnation=incarnation, clouds=clouds)
+        num_targets = count_rows(dataset, "train", config.data.categories)
+        schedule = make_schedule(config.train, num_targets, group.world_size)
+        run = Path(config.run.path)
+        _check_shared(state, run)
+        _go_on(state, run, start, dataset)
+        shown, nearest = _to_validate(state, dataset)
+    journal = _journal(run, schedule, state, began) if group.rank == 0 else nullcontext()
+    effective: list[tuple[float, float]] = []  # of P_R and p_fit, in the steps of soft retrieval since a validation
+    ahead, stopped = config.bank.lookahead, False
+    stream = times.waited_for(batches(dataset, config, group, state.step, schedule.num_steps - state.step + ahead))
+    with journal as log:
+        for batch, following in pairwise(stream) if ahead else zip(stream, repeat(None)):
+            assert batch.step == state.step, (batch.step, state.step)
+            with times.computing(state):
+                logged = _one_step(state, schedule, batch, following)
+                stopped = group.any(stop())
+            if log is not None:
+                log.step(state.step, logged | times.shown(), rate=schedule.rate(state.step), every=LOG_EVERY)
+            if watch is not None:
+                watch.step(state, logged, times.step)
+            times.next_step()
+            if "effective_fit" in logged and not schedule.is_warm_up(state.step):
+                effective.append((logged["effective_candidates"], logged["effective_fit"]))
+            step, state.step = state.step, state.step + 1
+            validates = schedule.ends_period(step, config.train.validate_every)
+            names = []
+            if validates:
+                with times.stage("validation"):
+                    # `best` first: should `last` alone have moved when the process dies, this best would be forgotten.
+                    names += [BEST] if _validate(state, shown, nearest, effective) else []
+                effective.clear()
+                if log is not None:
+                    log.validation(step, state.validation, times.total)
+            if stopped or schedule.ends_period(step, config.train.checkpoint_every):
+                names.append(LAST)
+            if names:
+                with times.stage("checkpoint"):
+                    save_checkpoint(run, names, state, dataset_hash=dataset.hash)
+            if validates:
+                if watch is not None:
+                    watch.validation(state)
+                report(state.validation)
+            if stopped:
+                break
+        if log is not None:
+            log.end(state.step - 1, times.total)
+    if stopped:
+        return state.validation | {STOPPED: state.step}
+    assert state.step == schedule.num_steps, f"stream ended at step {state.step} of {schedule.num_steps}"
+    return state.validation
 
+
+def _to_validate(state: TrainState, dataset: Dataset) -> tuple[ValidationTargets, np.ndarray | None]:
+    """The targets of validations; of a method without retrieval also the source of each, as R+DF will choose it."""
+    config = state.config
     table = read_targets(dataset, "val", config.data.categories)
     how = picture_settings(config.data)
     pictures = None if how is None else open_pictures(dataset, "val", config.data.categories, how)
@@ -79,39 +148,10 @@ def run_training(
     method = METHODS[config.train.method]
     if method.prepare is not None:
         method.prepare(state, dataset)
-    nearest = None  # of a method without retrieval, the source as R+DF will choose it
-    if not method.trains_retrieval:
-        whole = torch.from_numpy(table.points[:, : config.data.num_points].copy())
-        nearest = nearest_by_chamfer(store, whole, config.data.num_points)
-    journal = _journal(run, schedule, state, began) if group.rank == 0 else nullcontext()
-    effective: list[tuple[float, float]] = []  # of P_R and p_fit, in the steps of soft retrieval since a validation
-    ahead = config.bank.lookahead
-    stream = batches(dataset, config, group, state.step, schedule.num_steps - state.step + ahead)
-    with journal as log:
-        for batch, following in pairwise(stream) if ahead else zip(stream, repeat(None)):
-            assert batch.step == state.step, (batch.step, state.step)
-            logged = _one_step(state, schedule, batch, following)
-            if log is not None:
-                log.step(state.step, logged, rate=schedule.rate(state.step), every=LOG_EVERY)
-            if "effective_fit" in logged and not schedule.is_warm_up(state.step):
-                effective.append((logged["effective_candidates"], logged["effective_fit"]))
-            step, state.step = state.step, state.step + 1
-            validates = schedule.ends_period(step, config.train.validate_every)
-            names = []
-            if validates:
-                # `best` first: should `last` alone have moved when the process dies, this best would be forgotten.
-                names += [BEST] if _validate(state, shown, nearest, effective) else []
-                effective.clear()
-                if log is not None:
-                    log.validation(step, state.validation)
-            if schedule.ends_period(step, config.train.checkpoint_every):
-                names.append(LAST)
-            if names:
-                save_checkpoint(run, names, state, dataset_hash=dataset.hash)
-            if validates:
-                report(state.validation)
-    assert state.step == schedule.num_steps, f"stream ended at step {state.step} of {schedule.num_steps}"
-    return state.validation
+    if method.trains_retrieval:
+        return shown, None
+    whole = torch.from_numpy(table.points[:, : config.data.num_points].copy())
+    return shown, nearest_by_chamfer(state.store, whole, config.data.num_points)
 
 
 def _one_step(
@@ -177,7 +217,8 @@ def _go_on(state: TrainState, run: Path, start: Path | None, dataset: Dataset) -
         write_settings(state.config)
         keep_metrics_until(run, state.step - 1)
         if start is not None:
-            print(f"{METHODS[state.config.train.method].title} resumed at step {state.step} from {start}", flush=True)
+            title, fields = METHODS[state.config.train.method].title, {"event": "resumed", "step": state.step}
+            say(f"{title} resumed at step {state.step} from {start}", fields=fields)
 
 
 def _check_shared(state: TrainState, run: Path) -> None:

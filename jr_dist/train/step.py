@@ -67,7 +67,6 @@ def joint_step(
     is not finite, before anything has moved.
     """
     config = state.config
-    waited = state.bank.waited
     points, shown = batch.points.to(state.device), batch.shown.to(state.device)
     # Targets seen in part come in frames of their own: losses count in the unit of the whole, and the mirror plane of a
     # target is where the whole has it.
@@ -110,7 +109,6 @@ def joint_step(
         logged |= more | {"loss_embedding": loss_embedding.detach()}
     first = state.fit_scale_start if fit_scale_start is None else None
     move(state, codes, loss, rate, num_targets=len(points), fit_scale=first)
-    logged["bank_wait"] = state.bank.waited - waited
     return {name: float(value) for name, value in logged.items()} | {"nearest": candidates.nearest}
 
 

@@ -9,6 +9,7 @@ import torch
 from jr_dist.config import Config, flatten
 from jr_dist.data.dataset import Dataset
 from jr_dist.errors import InputError
+from jr_dist.log import say
 from jr_dist.train.checkpoint import load_checkpoint, progress_of, read_manifest
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.run_directory import BEST, LAST, checkpoint_path, has_checkpoint
@@ -93,7 +94,7 @@ def take_over(state: TrainState, *, dataset_hash: str) -> None:
     state.networks.load_state_dict(weights, strict=False)
     if state.group.rank == 0:
         state.bank.take_over(checkpoint.path, checkpoint.hashes, TABLES)
-        print(f"{METHODS[state.config.train.method].title} takes over the deformation of {named}", flush=True)
+        say(f"{METHODS[state.config.train.method].title} takes over the deformation of {named}")
     state.group.barrier()
 
 

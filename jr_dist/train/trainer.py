@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from torch import Tensor
 from jr_dist.atomic import NO_ROOM
 from jr_dist.bank.actors import SHARD_CPUS, running_shards
 from jr_dist.bank.layout import BankLayout
-from jr_dist.cluster import connect, is_own_cluster
+from jr_dist.cluster import connect, is_own_cluster, spilled_bytes
 from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset, open_dataset
 from jr_dist.data.pictures import picture_settings
@@ -32,14 +32,27 @@ from jr_dist.data.source_store import SourceStore, local_source_batches
 from jr_dist.data.step_plan import StepPlan, step_plan
 from jr_dist.data.streams import TargetBatch, local_target_batches, source_batches, target_batches
 from jr_dist.errors import InputError
+from jr_dist.log import say
+from jr_dist.stop import StoppedError, asked_to_stop
 from jr_dist.train.checkpoint import saved_step
 from jr_dist.train.checks import check, with_absolute_paths
 from jr_dist.train.group import Group
-from jr_dist.train.loop import run_training
+from jr_dist.train.loop import STOPPED, run_training
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.recovery import Failure, after_failure, failure_of
-from jr_dist.train.run_directory import check_newest, claim, goes_on_from, prepare, start_point
+from jr_dist.train.run_directory import (
+    LAST,
+    check_newest,
+    checkpoint_path,
+    claim,
+    goes_on_from,
+    prepare,
+    start_point,
+)
+from jr_dist.train.run_report import Resources, run_report, write_report
 from jr_dist.train.state import bank_layout, row_optimiser
+from jr_dist.train.stop_signal import passing_on, stop_asked
+from jr_dist.train.telemetry import TrainTelemetry
 
 #: half a processor each leaves room for the streams' tasks on a machine of two
 WORKER_CPUS = 0.5
@@ -58,7 +71,8 @@ def train(config: Config, *, side_by_side: int = 1) -> TrainResult:
 
     With `train.num_workers` 0 the loop runs in this process, without Ray; with W > 0, Ray Train starts W workers, and
     starts them again from the last checkpoint when something dies (`recovery`). `side_by_side` runs share the
-    processors. Raises `InputError` for wrong settings or data, before anything is started or written.
+    processors. SIGTERM saves a checkpoint and raises `StoppedError`. A run report is left in any case. Raises
+    `InputError` for wrong settings or data, before anything is started or written.
     """
     config = with_absolute_paths(config)
     check(config)
@@ -69,10 +83,11 @@ def train(config: Config, *, side_by_side: int = 1) -> TrainResult:
         before(config)
     try:
         if config.train.num_workers == 0:
-            metrics = _train_here(config, run, start)
+            with asked_to_stop() as asked, _reporting(config, run):
+                metrics = _train_here(config, run, start, asked)
         else:
-            with connect(config.cluster):
-                metrics = _train_on_ray(config, run, start, side_by_side)
+            with connect(config.cluster), asked_to_stop() as asked, _reporting(config, run):
+                metrics = _train_on_ray(config, run, start, side_by_side, asked)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -80,13 +95,33 @@ def train(config: Config, *, side_by_side: int = 1) -> TrainResult:
             f"run.path {run} has no room for a checkpoint ({error.strerror}); {_what_is_left(saved_step(run))}; make "
             "room and start it again with run.resume auto"
         ) from error
+    if (step := metrics.pop(STOPPED, None)) is not None:
+        raise StoppedError(
+            f"stopped by SIGTERM behind step {step}, whose checkpoint is in {checkpoint_path(run, LAST)}; the same "
+            "command goes on from there"
+        )
     if metrics.get("uniform_against_uniform"):
-        print(
+        say(
             f"{METHODS[config.train.method].title}: WARNING retrieval learned nothing: P_R and p_fit are both uniform, "
             "so this run is Uniform Sampling; lower retrieval.sigma0 or change retrieval.fit_scale",
-            flush=True,
+            level="warning",
         )
     return TrainResult(run, metrics)
+
+
+@contextmanager
+def _reporting(config: Config, run: Path) -> Iterator[None]:
+    """However the block ends, a report of the run is left."""
+    workers = config.train.num_workers
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # a full disk has its own message
+            num_gpus = workers * _on_gpus(config) if workers else int(_device(config) == "cuda")
+            spilled = spilled_bytes() if workers else None
+            resources = Resources(workers, num_gpus, processors_asked(config) if workers else 1.0, spilled)
+            report = write_report(run_report(run, METHODS[config.train.method].title, resources))
+            say(f"run report: {report}", fields={"event": "report", "path": report})
 
 
 def train_side_by_side(configs: Sequence[Config]) -> list[TrainResult]:
@@ -146,7 +181,7 @@ def threads_of_a_worker(num_cpus: float, num_workers: int, side_by_side: int) ->
     return max(1, int(num_cpus) // (num_workers * side_by_side))
 
 
-def _train_here(config: Config, run: Path, start: Path | None) -> dict[str, Any]:
+def _train_here(config: Config, run: Path, start: Path | None, asked: Event) -> dict[str, Any]:
     return run_training(
         config,
         Group(),
@@ -155,10 +190,11 @@ def _train_here(config: Config, run: Path, start: Path | None) -> dict[str, Any]
         report=lambda _: None,
         device=_device(config),
         incarnation=claim(run, "started without Ray"),
+        stop=asked.is_set,
     )
 
 
-def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: int) -> dict[str, Any]:
+def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: int, asked: Event) -> dict[str, Any]:
     """Attempts until one ends well, each a new start of the run from its last checkpoint."""
     title, reason = METHODS[config.train.method].title, "started"
     failures: list[Failure] = []
@@ -166,12 +202,13 @@ def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: i
     while True:
         incarnation = claim(run, reason)
         try:
-            return _attempt(config, run, start, side_by_side, incarnation)
+            return _attempt(config, run, start, side_by_side, incarnation, asked)
         except (TrainingFailedError, RayError) as error:
             failures.append(failure_of(error, saved_step(run)))
         decision = after_failure(failures)
         reason = f"start {incarnation} failed; {decision.reason}"
-        print(f"{title}: {reason}", flush=True)
+        fields = {"event": "failure", "start": incarnation, "go_on": decision.go_on, "step": failures[-1].step}
+        say(f"{title}: {reason}", level="warning", fields=fields)
         if not decision.go_on:
             cause = failures[-1].cause
             if failures[-1].kind != "lost":
@@ -180,11 +217,14 @@ def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: i
                 f"training stopped: {decision.reason}; {_what_is_left(failures[-1].step)}: mend the cause and start it "
                 "again with run.resume auto"
             ) from cause
-        time.sleep(decision.seconds)
+        if asked.wait(decision.seconds):
+            raise StoppedError(f"stopped by SIGTERM while it waited; {_what_is_left(failures[-1].step)}")
         check_newest(run, incarnation)  # this start may have failed because another goes on in its place
 
 
-def _attempt(config: Config, run: Path, start: Path | None, side_by_side: int, incarnation: int) -> dict[str, Any]:
+def _attempt(
+    config: Config, run: Path, start: Path | None, side_by_side: int, incarnation: int, asked: Event
+) -> dict[str, Any]:
     """One start: the shards where there are several workers or shards, and the workers."""
     settings, num_shards = config.train, num_shard_actors(config)
     num_cpus = ray.cluster_resources().get("CPU", 1)
@@ -195,7 +235,7 @@ def _attempt(config: Config, run: Path, start: Path | None, side_by_side: int, i
     )  # fmt: skip
     start, use_gpu = goes_on_from(run, start), _on_gpus(config)
     trainer_class = _TrainerWithoutDashboard if is_own_cluster(config.cluster) else TorchTrainer
-    with shards as handles:
+    with shards as handles, passing_on(asked) as stop:
         trainer = trainer_class(
             _worker,
             train_loop_config={
@@ -204,6 +244,7 @@ def _attempt(config: Config, run: Path, start: Path | None, side_by_side: int, i
                 "threads": threads,
                 "shards": handles,
                 "incarnation": incarnation,
+                "stop": stop,
             },
             scaling_config=ScalingConfig(
                 num_workers=settings.num_workers,
@@ -305,6 +346,8 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
         clouds=partial(_clouds, config.data.categories),
         shards=settings["shards"],
         incarnation=settings["incarnation"],
+        stop=stop_asked(settings["stop"]) if group.rank == 0 else lambda: False,
+        watch=TrainTelemetry(config.run.path, METHODS[config.train.method].title, group.rank),
     )
 
 

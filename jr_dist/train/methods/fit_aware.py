@@ -64,7 +64,7 @@ def step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, dra
 
     Targets come with their stretched versions: encoding some sources takes most of a step, further targets cost little.
     """
-    config, wanted, waited = state.config, state.of_targets, state.bank.waited
+    config, wanted = state.config, state.of_targets
     labels = wanted.labels
     [of_ranks] = zip(*state.group.gather([batch.rows]), strict=True)
     columns = step_columns(
@@ -90,7 +90,6 @@ def step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, dra
         "loss_embedding": float(loss.detach()),
         "effective_candidates": float(effective_number(soft_retrieval(found, sigma0)).mean()),
         "effective_fit": float(effective_number(label_probability(label[:: labels.num_versions], wanted.scale)).mean()),
-        "bank_wait": state.bank.waited - waited,
         "nearest": columns[found.argmin(dim=1).cpu().numpy()],
     }
 
