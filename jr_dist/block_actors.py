@@ -20,13 +20,14 @@ from ray.exceptions import RayError, RayTaskError
 
 from jr_dist.blocks import Job, Work
 from jr_dist.cluster import connect, is_own_cluster
+from jr_dist.cluster_room import cluster_nodes, wait_for_room
 from jr_dist.config import ClusterConfig
 from jr_dist.errors import InputError
 from jr_dist.log import say
+from jr_dist.placement import Ask, of_measuring, room
 
 MOST_ATTEMPTS = 3
-#: seconds after which a cluster that may grow has grown
-LONGEST_START = 1200.0
+_REMEDY = "lower num_gpus, add machines, or set num_workers 0"
 _SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -67,11 +68,10 @@ def run_on_actors(
     if num_gpus > 1 and num_gpus % 1:
         raise InputError(f"num_gpus is {num_gpus:g}; allowed is a share of one GPU, 0 to 1, or a whole number of them")
     with connect(cluster):
-        num_actors = min(num_workers, len(jobs))
-        if is_own_cluster(cluster):
-            _check_room(num_gpus)
-            num_actors = min(num_actors, _room(num_gpus))
-        team = _Team(ray.put((make_work, arguments)), num_gpus)
+        ask = of_measuring(min(num_workers, len(jobs)), num_gpus)
+        wait_for_room(cluster, [ask], subject="the actors that measure", remedy=_REMEDY)
+        num_actors = min(ask.count, room(cluster_nodes(), ask)) if is_own_cluster(cluster) else ask.count
+        team = _Team(ray.put((make_work, arguments)), ask)
         try:
             team.run(jobs, keep, num_actors)
         finally:
@@ -81,11 +81,9 @@ def run_on_actors(
 class _Team:
     """Actors, and what each of them is at."""
 
-    def __init__(self, made_of: Any, num_gpus: float) -> None:
-        self._made_of, self._num_gpus = made_of, num_gpus
-        self._class = ray.remote(
-            num_cpus=1, num_gpus=num_gpus, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
-        )(BlockActor)
+    def __init__(self, made_of: Any, ask: Ask) -> None:
+        self._made_of, self._ask = made_of, ask
+        self._class = ray.remote(max_restarts=0, max_task_retries=0, **ask.options)(BlockActor)
         self._actors: set[Any] = set()
         self._running: dict[Any, tuple[Any, Job | None]] = {}  # answer awaited -> who gives it, and to what
 
@@ -146,13 +144,9 @@ class _Team:
                 return ready[0]
             if any(job for _, job in self._running.values()):
                 continue
+            # there is room for one when nothing else runs: what is busy is waited for
             seconds = time.monotonic() - started
-            if seconds > LONGEST_START:
-                _check_room(self._num_gpus)  # a cluster that is merely busy is waited for
-            _say(
-                f"none of {len(self._running)} actors up after {seconds:.0f} s; each asks the cluster for "
-                f"{_asked(self._num_gpus)}"
-            )
+            _say(f"none of {len(self._running)} actors up after {seconds:.0f} s: the cluster is busy; {self._ask}")
 
 
 def _check_attempts(what: str, count: int, error: RayError) -> None:
@@ -172,32 +166,6 @@ def _cause(error: RayTaskError, job: Job | None) -> BaseException:
         return error
     cause.add_note(f"in block {job.name}: {error}" if job else str(error))
     return cause
-
-
-def _check_room(num_gpus: float) -> None:
-    if not _room(num_gpus):
-        there = ray.cluster_resources()
-        raise InputError(
-            f"an actor asks for {_asked(num_gpus)}, which no machine of the cluster has; allowed is what one has, of "
-            f"{there.get('CPU', 0):g} processors and {there.get('GPU', 0):g} GPUs on all machines; lower num_gpus, add "
-            "machines, or set num_workers 0"
-        )
-
-
-def _room(num_gpus: float) -> int:
-    """How many actors the machines of the cluster hold when nothing else runs on them."""
-    rooms = []
-    for node in ray.nodes():
-        if node["Alive"]:
-            cpus, gpus = (int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU"))
-            # Shares of an actor are never of two GPUs.
-            on_gpus = cpus if num_gpus == 0 else gpus * int(1 / num_gpus) if num_gpus <= 1 else gpus // int(num_gpus)
-            rooms.append(min(cpus, on_gpus))
-    return sum(rooms)
-
-
-def _asked(num_gpus: float) -> str:
-    return "1 processor" + (f" and {num_gpus:g} GPUs" if num_gpus else "")
 
 
 def _say(line: str) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jr_dist.cluster_knock import ALLOWED as _ALLOWED
+from jr_dist.cluster_knock import knock
 from jr_dist.config import ClusterConfig
 from jr_dist.errors import InputError
 from jr_dist.progress import watchers
@@ -114,7 +114,8 @@ def _start(settings: ClusterConfig, log_to_driver: bool) -> None:
 def _join(address: str, timeout: float, log_to_driver: bool) -> None:
     import ray
 
-    _wait_for(address, timeout)
+    if not address.startswith("ray://"):  # Ray's client, which gives up by itself
+        address = knock(address, timeout)
     passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     try:
         ray.init(
@@ -124,36 +125,11 @@ def _join(address: str, timeout: float, log_to_driver: bool) -> None:
             # A submitted job already carries its environment, and Ray refuses to merge two that differ.
             runtime_env=None if in_a_job() or not passed_on else {"env_vars": passed_on},
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"setting cluster.address is {address}, where no Ray cluster answers ({reason}); allowed is auto "
-            "or HOST:PORT of a running one; start it with `ray up cluster.yaml` or leave the setting out"
+            f"setting cluster.address is {address}, where no Ray cluster answers ({reason}); {_ALLOWED}"
         ) from error
-
-
-def _wait_for(address: str, timeout: float) -> None:
-    """Knock at HOST:PORT until somebody opens: Ray itself would wait for minutes and then end the process."""
-    host, _, port = address.rpartition(":")
-    if address == "auto" or "://" in address:
-        return
-    if not host or not port.isdigit():
-        raise InputError(
-            f"setting cluster.address is {address}; allowed is auto or HOST:PORT; a head node's port is usually 6379"
-        )
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=min(5.0, timeout)).close()
-            return
-        except (OSError, OverflowError) as error:
-            if time.monotonic() >= deadline:
-                raise InputError(
-                    f"setting cluster.address is {address}, where nothing answers within {timeout:g} s "
-                    f"({error}); allowed is auto or HOST:PORT of a running cluster; start one, or leave the "
-                    "setting out"
-                ) from None
-            time.sleep(min(0.5, timeout))
 
 
 def _num_cpus(settings: ClusterConfig) -> int:

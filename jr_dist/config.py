@@ -319,7 +319,14 @@ class ClusterConfig(Section):
     object_store_mb: int = Field(
         default=512, ge=100, description="MB of shared memory, at most, for a cluster started here"
     )
-    timeout: float = Field(default=120.0, gt=0, description="seconds to wait for a cluster that has an address")
+    timeout: float = Field(
+        default=120.0,
+        gt=0,
+        description="seconds to wait for a cluster that has an address, and for its nodes where it does not grow",
+    )
+    grow_timeout: float = Field(
+        default=1200.0, gt=0, description="seconds that a cluster may take to grow to what a job asks for"
+    )
 
 
 class Config(Section):

@@ -22,9 +22,8 @@ from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.bank.shard import BankShard
 from jr_dist.bank.telemetry import ShardTelemetry
 from jr_dist.log import say
+from jr_dist.placement import SHARD_CPUS, of_shards
 
-#: a shard rests while the workers compute, and computes while they wait for it
-SHARD_CPUS = 0.5
 #: seconds; an autoscaler that adds a node takes some minutes
 LONGEST_START = 1200.0
 _SECONDS_BETWEEN_LINES = 15.0
@@ -94,14 +93,13 @@ def running_shards(
     Waits until all have their tables, saying now and then for how many. Raises `InputError` for more shards than
     blocks, and what Ray raises where a shard can't be made.
     """
-    actor_class = ray.remote(num_cpus=SHARD_CPUS, max_restarts=0, max_task_retries=0)(ShardActor)
+    actor_class = ray.remote(max_restarts=0, max_task_retries=0)(ShardActor)
     num_slots = optimiser.num_slots
     shared = {"num_ranks": num_ranks, "num_threads": num_threads, "incarnation": incarnation}
     actors: list[Any] = [
         actor_class.options(
             name=f"{run} start {incarnation} shard {number} of {num_shards}",
-            memory=shard_bytes(layout, blocks, num_slots),
-            scheduling_strategy="SPREAD",
+            **of_shards(1, shard_bytes(layout, blocks, num_slots)).options,
         ).remote(layout, blocks, optimiser, name=(run, number), **shared)
         for number, blocks in enumerate(cut(layout, num_shards))
     ]

@@ -106,3 +106,8 @@ def shard_bytes(layout: BankLayout, blocks: range, num_slots: int) -> int:
     tables = num_rows * sum(layout.row_widths.values()) + num_parts * layout.part_code
     scan = num_rows * layout.embedding * (2 if layout.learned_embedding else 3)
     return 4 * (tables * (1 + num_slots) + scan)
+
+
+def largest_shard_bytes(layout: BankLayout, num_shards: int, num_slots: int) -> int:
+    """What the largest of the shards holds. Raises `InputError` as `cut` does."""
+    return max(shard_bytes(layout, blocks, num_slots) for blocks in cut(layout, num_shards))

@@ -23,11 +23,13 @@ from ray.data import DataContext
 from ray.util.annotations import RayDeprecationWarning
 
 from jr_dist.cluster import connect
+from jr_dist.cluster_room import cluster_nodes, wait_for_room
 from jr_dist.config import ClusterConfig
 from jr_dist.data.ingest_file import IngestedFile, try_ingest_file
 from jr_dist.data.ingest_tasks import IngestTask
 from jr_dist.data.ray_stream import only_from
 from jr_dist.data.schema import source_schema, sources_from, target_schema, targets_from, to_batch
+from jr_dist.placement import of_ingesting, room
 
 _BLOCKS_PER_CPU = 16  # small enough that the last blocks end together, large enough that starting tasks costs little
 _FILES_PER_BLOCK = 8
@@ -50,10 +52,12 @@ def ingest_in_parallel(
     """
     work = partial(_work, read=read, num_points=num_points, seconds=seconds, pictures=pictures)
     with connect(cluster):
-        cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        ask = of_ingesting(len(tasks))
+        wait_for_room(cluster, [ask], subject="the tasks that read files", remedy="add machines, or set --local")
+        cpus = room(cluster_nodes(), ask)
         per_block = max(1, min(_FILES_PER_BLOCK, len(tasks) // (_BLOCKS_PER_CPU * cpus)))
         # Where workers lack the code, every file would look deadly: this raises what is really wrong.
-        ray.get(ray.remote(num_cpus=1)(_accept).remote(work))
+        ray.get(ray.remote(num_cpus=ask.cpus)(_accept).remote(work))
         left = {task.id: task for task in tasks}
         for size in (per_block, 1):
             for result in _run(list(left.values()), work, size, num_points):
@@ -83,7 +87,7 @@ def _run(tasks: Sequence[IngestTask], work: Any, per_block: int, num_points: int
         with warnings.catch_warnings():
             # Ray announces that it will name this option otherwise one day, but has no other name for it yet.
             warnings.simplefilter("ignore", RayDeprecationWarning)
-            results = rows.map(work, num_cpus=1, max_retries=0)
+            results = rows.map(work, num_cpus=of_ingesting(len(tasks)).cpus, max_retries=0)
         for block in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for row in cast(pa.Table, block).to_pylist():
                 yield _from_row(row, num_points)

@@ -118,13 +118,13 @@ def plan_images(
 def render_images(
     plan: RenderPlan,
     *,
-    num_workers: int = 0,
+    num_workers: int | None = 0,
     cluster: ClusterConfig | None = None,
     advance: Callable[[int], object] = lambda pictures: None,
 ) -> None:
     """Render what is missing, then write the manifest and a contact sheet.
 
-    In this process where `num_workers` is 0, else by so many actors of one processor through Ray Data. `advance` is
+    In this process where `num_workers` is 0, else by so many actors through Ray Data (None: all that have room). `advance` is
     told of the pictures of each file as it is written. Raises `InputError` for a
     target that is another shape now, a backend that can't work and a disk that is full; finished files stay.
     """
@@ -132,11 +132,17 @@ def render_images(
     hashes = dict(plan.kept)
     render = FileRenderer(plan)
     results = ((task, render(task)) for task in missing)
-    if num_workers and missing:
+    if num_workers != 0 and missing:
         # Ray takes seconds to import and is not needed for a few pictures.
         from jr_dist.data.render_job import render_in_parallel
 
-        results = render_in_parallel(render, missing, num_workers=num_workers, cluster=cluster or ClusterConfig())
+        results = render_in_parallel(
+            render,
+            missing,
+            backend=plan.view_settings.backend,
+            num_workers=num_workers,
+            cluster=cluster or ClusterConfig(),
+        )
     for task, content in results:
         _keep(plan, task, content, len(hashes))
         hashes[task.path] = hashlib.sha256(content).hexdigest()

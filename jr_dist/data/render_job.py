@@ -16,10 +16,12 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
 from jr_dist.cluster import connect
+from jr_dist.cluster_room import cluster_nodes, may_grow, wait_for_room
 from jr_dist.config import ClusterConfig
 from jr_dist.data.image_files import RenderTask
 from jr_dist.data.ray_stream import only_from
 from jr_dist.errors import InputError
+from jr_dist.placement import of_rendering, room
 
 MOST_RETRIES = 3  # of a file whose actor dies
 
@@ -42,17 +44,22 @@ def render_in_parallel(
     render: Callable[[RenderTask], bytes],
     tasks: Sequence[RenderTask],
     *,
-    num_workers: int,
+    backend: str,
+    num_workers: int | None,
     cluster: ClusterConfig,
 ) -> Iterator[tuple[RenderTask, bytes]]:
     """Every task with its file, in the order in which they are ready.
 
-    By at most `num_workers` actors of one processor each, as many as the cluster has room for. An actor that dies is
+    By as many actors as the cluster has room for, `num_workers` at most; where it may grow, by so many if they are given. An actor that dies is
     replaced and its file rendered again. Raises the `InputError` that a task met with.
     """
     left = {task.path: task for task in tasks}
     with connect(cluster):
-        count = max(1, min(num_workers, len(tasks), int(ray.cluster_resources().get("CPU", 1))))
+        nodes = cluster_nodes()
+        ask = of_rendering(min(num_workers or len(tasks), len(tasks)), backend, nodes)
+        wait_for_room(cluster, [ask], subject="the renderers", remedy="add machines, or set --num-workers 0")
+        grown = num_workers is not None and may_grow()
+        count = ask.count if grown else max(1, min(ask.count, room(cluster_nodes(), ask)))
         # Ray Data tells of its plans and of every actor it replaces.
         with DataContext.current(_context()), only_from(logging.ERROR):
             rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
@@ -63,7 +70,8 @@ def render_in_parallel(
                     cast(Any, Renderer),  # a class of callables, made in each actor
                     fn_constructor_args=(render,),
                     compute=ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
-                    num_cpus=1,
+                    num_cpus=ask.cpus,
+                    num_gpus=ask.gpus or None,
                     max_task_retries=MOST_RETRIES,
                 )
             for block in files.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

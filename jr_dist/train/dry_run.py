@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from jr_dist.bank.actors import SHARD_CPUS
 from jr_dist.bank.layout import BankLayout, cut, shard_bytes
 from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.bank.shard import block_file
@@ -16,11 +15,11 @@ from jr_dist.config import Config
 from jr_dist.data import source_store
 from jr_dist.data.dataset import count_rows, open_dataset
 from jr_dist.models.networks import Networks
+from jr_dist.placement import SHARD_CPUS, WORKER_CPUS, num_shard_actors, of_training
 from jr_dist.train.labels import num_label_pairs, num_versions
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.schedule import make_schedule
 from jr_dist.train.state import bank_layout, build_networks, row_optimiser
-from jr_dist.train.trainer import WORKER_CPUS, num_shard_actors, processors_asked
 from jr_dist.train.update import moving_statistics
 
 FLOAT, LONG = 4, 8
@@ -125,7 +124,7 @@ def plan_training(config: Config) -> TrainPlan:
         gradient_bytes=moved + statistics if workers > 1 else 0,
         geometry_bytes=geometry,
         geometry_mapped=geometry > source_store.IN_MEMORY_BYTES,
-        num_cpus=processors_asked(config),
+        num_cpus=sum(ask.count * ask.cpus for ask in of_training(config, gpus=False)),
         checkpoint_bytes=bank_file_bytes(layout, rule)
         + sum(values.nbytes for values in networks.state_dict().values())
         + (0 if settings.optimizer == "sgd" and settings.momentum == 0 else rule.num_slots) * moved

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -22,9 +22,10 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from torch import Tensor
 
 from jr_dist.atomic import NO_ROOM
-from jr_dist.bank.actors import SHARD_CPUS, running_shards
-from jr_dist.bank.layout import BankLayout
+from jr_dist.bank.actors import running_shards
+from jr_dist.bank.layout import BankLayout, largest_shard_bytes
 from jr_dist.cluster import connect, is_own_cluster, spilled_bytes
+from jr_dist.cluster_room import cluster_nodes, wait_for_room
 from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset, open_dataset
 from jr_dist.data.pictures import picture_settings
@@ -33,6 +34,7 @@ from jr_dist.data.step_plan import StepPlan, step_plan
 from jr_dist.data.streams import TargetBatch, local_target_batches, source_batches, target_batches
 from jr_dist.errors import InputError
 from jr_dist.log import say
+from jr_dist.placement import Ask, of_training, on_gpus, threads
 from jr_dist.stop import StoppedError, asked_to_stop
 from jr_dist.train.checkpoint import saved_step
 from jr_dist.train.checks import check, with_absolute_paths
@@ -53,9 +55,6 @@ from jr_dist.train.run_report import Resources, run_report, write_report
 from jr_dist.train.state import bank_layout, row_optimiser
 from jr_dist.train.stop_signal import passing_on, stop_asked
 from jr_dist.train.telemetry import TrainTelemetry
-
-#: half a processor each leaves room for the streams' tasks on a machine of two
-WORKER_CPUS = 0.5
 
 
 @dataclass(frozen=True)
@@ -117,9 +116,10 @@ def _reporting(config: Config, run: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):  # a full disk has its own message
-            num_gpus = workers * _on_gpus(config) if workers else int(_device(config) == "cuda")
-            spilled = spilled_bytes() if workers else None
-            resources = Resources(workers, num_gpus, processors_asked(config) if workers else 1.0, spilled)
+            asks = _asks(config) if workers else ()
+            num_gpus = sum(ask.count * ask.gpus for ask in asks) if workers else float(_device(config) == "cuda")
+            num_cpus = sum(ask.count * ask.cpus for ask in asks) if workers else 1.0
+            resources = Resources(workers, num_gpus, num_cpus, spilled_bytes() if workers else None)
             report = write_report(run_report(run, METHODS[config.train.method].title, resources))
             say(f"run report: {report}", fields={"event": "report", "path": report})
 
@@ -198,7 +198,7 @@ def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: i
     """Attempts until one ends well, each a new start of the run from its last checkpoint."""
     title, reason = METHODS[config.train.method].title, "started"
     failures: list[Failure] = []
-    _check_capacity(config, side_by_side)
+    _check_capacity(config, side_by_side, asked)
     while True:
         incarnation = claim(run, reason)
         try:
@@ -226,14 +226,14 @@ def _attempt(
     config: Config, run: Path, start: Path | None, side_by_side: int, incarnation: int, asked: Event
 ) -> dict[str, Any]:
     """One start: the shards where there are several workers or shards, and the workers."""
-    settings, num_shards = config.train, num_shard_actors(config)
-    num_cpus = ray.cluster_resources().get("CPU", 1)
-    threads = threads_of_a_worker(num_cpus, settings.num_workers + num_shards, side_by_side)
-    shards = nullcontext() if not num_shards else running_shards(
-        _layout(config), num_shards, row_optimiser(config),
-        num_ranks=settings.num_workers, num_threads=threads, incarnation=incarnation, run=str(run),
+    settings, asks = config.train, _asks(config)
+    *of_shards, workers = asks
+    num_threads = threads(cluster_nodes(), asks, side_by_side)
+    shards = nullcontext() if not of_shards else running_shards(
+        _layout(config), of_shards[0].count, row_optimiser(config),
+        num_ranks=settings.num_workers, num_threads=num_threads, incarnation=incarnation, run=str(run),
     )  # fmt: skip
-    start, use_gpu = goes_on_from(run, start), _on_gpus(config)
+    start, use_gpu = goes_on_from(run, start), workers.gpus > 0
     trainer_class = _TrainerWithoutDashboard if is_own_cluster(config.cluster) else TorchTrainer
     with shards as handles, passing_on(asked) as stop:
         trainer = trainer_class(
@@ -241,7 +241,7 @@ def _attempt(
             train_loop_config={
                 "config": config.model_dump(mode="json"),
                 "start": None if start is None else str(start),
-                "threads": threads,
+                "threads": num_threads,
                 "shards": handles,
                 "incarnation": incarnation,
                 "stop": stop,
@@ -249,9 +249,8 @@ def _attempt(
             scaling_config=ScalingConfig(
                 num_workers=settings.num_workers,
                 use_gpu=use_gpu,
-                resources_per_worker=_resources(use_gpu),
-                # Workers ask for less than they use: packed, they would all be on one machine.
-                placement_strategy="PACK" if use_gpu else "SPREAD",
+                resources_per_worker=workers.resources,
+                placement_strategy=workers.strategy,
             ),
             # Codes travel in host memory, dense gradients where the weights are.
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
@@ -288,43 +287,27 @@ def _layout(config: Config) -> BankLayout:
     return bank_layout(config, store.num_parts)
 
 
-def num_shard_actors(config: Config) -> int:
-    """Shards that are actors: none where one worker holds the one shard, or all without Ray."""
-    workers, shards = config.train.num_workers, config.bank.num_shards
-    return 0 if workers == 0 or workers == shards == 1 else shards
+def _asks(config: Config) -> tuple[Ask, ...]:
+    """What the run asks the connected cluster for: shards where they are actors, and workers."""
+    layout, rule = _layout(config), row_optimiser(config)
+    return of_training(
+        config,
+        gpus=on_gpus(config.train.device, cluster_nodes()),
+        shard_memory=largest_shard_bytes(layout, config.bank.num_shards, rule.num_slots),
+    )
 
 
-def processors_asked(config: Config) -> float:
-    """Processors that a run asks Ray for, workers and shards."""
-    return config.train.num_workers * WORKER_CPUS + num_shard_actors(config) * SHARD_CPUS
-
-
-def _check_capacity(config: Config, side_by_side: int) -> None:
-    """A cluster of this machine does not grow: what does not fit, shards and workers of all runs, waits for ever."""
-    if not is_own_cluster(config.cluster):
-        return
-    there = ray.cluster_resources()
-    asked = {"processors": ("CPU", processors_asked(config))}
-    if _on_gpus(config):
-        asked["GPUs"] = ("GPU", config.train.num_workers)
-    for what, (resource, of_run) in asked.items():
-        if side_by_side * of_run > there.get(resource, 0):
-            runs = f"{side_by_side} runs with " if side_by_side > 1 else ""
-            raise InputError(
-                f"{runs}train.num_workers {config.train.num_workers} and bank.num_shards {config.bank.num_shards} ask "
-                f"for {side_by_side * of_run:g} {what}: {WORKER_CPUS:g} processors a worker, {SHARD_CPUS:g} a shard, a "
-                f"GPU a worker with train.device cuda; allowed is {there.get(resource, 0):g}, what the cluster started "
-                "here has; lower one of them, or set cluster.num_cpus or train.device"
-            )
-
-
-def _on_gpus(config: Config) -> bool:
-    device = config.train.device
-    return device == "cuda" or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
-
-
-def _resources(use_gpu: bool) -> dict[str, float]:
-    return {"CPU": WORKER_CPUS, "GPU": 1} if use_gpu else {"CPU": WORKER_CPUS}
+def _check_capacity(config: Config, side_by_side: int, asked: Event) -> None:
+    """What does not fit, shards and workers of all runs, would wait for ever."""
+    asks = [replace(ask, count=side_by_side * ask.count) for ask in _asks(config)]
+    runs = f"{side_by_side} runs with " if side_by_side > 1 else ""
+    wait_for_room(
+        config.cluster,
+        asks,
+        subject=f"{runs}train.num_workers {config.train.num_workers} and bank.num_shards {config.bank.num_shards}",
+        remedy="lower one of them, set cluster.num_cpus or train.device, or add nodes",
+        stop=asked.is_set,
+    )
 
 
 def _worker(settings: dict[str, Any]) -> dict[str, Any]:

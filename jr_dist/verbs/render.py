@@ -9,7 +9,6 @@ from pathlib import Path
 
 from jr_dist.verbs.verb import Verb
 
-ALL = 1 << 16  # workers: as many as the cluster has processors for
 TABLES = ("sources", "train", "val", "test")
 
 
@@ -90,8 +89,8 @@ def _run(arguments: Namespace) -> None:
         print("\n".join(f"  {table}: {counts[table]}" for table in plan.shapes))
         return
     num_workers = arguments.num_workers
-    if num_workers is None:
-        num_workers = 0 if missing <= FEW_PICTURES else ALL
+    if num_workers is None and missing <= FEW_PICTURES:
+        num_workers = 0
     with progress("render", total, done=total - missing, unit="picture") as state:
         render_images(plan, num_workers=num_workers, cluster=cluster, advance=state.advance)
     kept = f", {total - missing} were there" if missing < total else ""
