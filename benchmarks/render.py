@@ -91,7 +91,8 @@ def pipeline(plan: RenderPlan, num_workers: int) -> float:
     """Pictures a second through Ray Data from the first file that is ready to the last; wall time."""
     from jr_dist.data.render_job import render_in_parallel
 
-    files = render_in_parallel(FileRenderer(plan), plan.tasks, backend=plan.view_settings.backend, num_workers=num_workers, cluster=ClusterConfig())
+    how = {"backend": plan.view_settings.backend, "num_workers": num_workers, "cluster": ClusterConfig()}
+    files = render_in_parallel(FileRenderer(plan), plan.tasks, **how)
     ready = [(time.perf_counter(), task.num_pictures) for task, _ in files]
     # The first files are ready together: what they took lies before the clock starts.
     first = ready[num_workers - 1][0]

@@ -13,6 +13,7 @@ from jr_dist.cluster_knock import ALLOWED as _ALLOWED
 from jr_dist.cluster_knock import knock
 from jr_dist.config import ClusterConfig
 from jr_dist.errors import InputError
+from jr_dist.placement import Node
 from jr_dist.progress import watchers
 from jr_dist.stop import ending_on_sigterm
 
@@ -113,6 +114,7 @@ def _start(settings: ClusterConfig, log_to_driver: bool) -> None:
 
 def _join(address: str, timeout: float, log_to_driver: bool) -> None:
     import ray
+    from ray.exceptions import RayError
 
     if not address.startswith("ray://"):  # Ray's client, which gives up by itself
         address = knock(address, timeout)
@@ -125,7 +127,7 @@ def _join(address: str, timeout: float, log_to_driver: bool) -> None:
             # A submitted job already carries its environment, and Ray refuses to merge two that differ.
             runtime_env=None if in_a_job() or not passed_on else {"env_vars": passed_on},
         )
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"setting cluster.address is {address}, where no Ray cluster answers ({reason}); {_ALLOWED}"
@@ -144,3 +146,18 @@ def _store_mb(settings: ClusterConfig) -> int:
     shared_memory = Path("/dev/shm")
     free = shutil.disk_usage(shared_memory).free // _MB if shared_memory.is_dir() else settings.object_store_mb
     return max(100, min(settings.object_store_mb, int(0.8 * free)))
+
+
+def look(settings: ClusterConfig) -> tuple[tuple[Node, ...], bool]:
+    """The nodes that `connect` would find, and whether more may come; a cluster that is named is asked, nothing starts.
+
+    Raises `InputError` where it does not answer in time.
+    """
+    if is_own_cluster(settings):
+        import torch
+
+        return (Node(float(_num_cpus(settings)), float(torch.cuda.device_count())),), False
+    from jr_dist.cluster_room import cluster_nodes, may_grow
+
+    with connect(settings, log_to_driver=False):
+        return cluster_nodes(), may_grow()

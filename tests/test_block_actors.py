@@ -171,7 +171,7 @@ def test_an_error_in_making_the_work_comes_back_as_it_is(ray_cluster, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("num_gpus", "message"), [(1.5, "num_gpus is 1.5; allowed is"), (512, "asks for 1 processor and")]
+    ("num_gpus", "message"), [(1.5, "num_gpus is 1.5; allowed is"), (512, "ask for 512 GPUs: 1 actor of 1 CPU")]
 )
 def test_gpus_that_no_machine_has_are_refused(ray_cluster, tmp_path, num_gpus, message):
     with pytest.raises(InputError, match=message):

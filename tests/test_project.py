@@ -31,6 +31,7 @@ EVERYWHERE = {"errors", "atomic", "log", "progress", "stop", "array_files", "blo
 RAY_FILES = {
     "cluster.py",
     "cluster_knock.py",
+    "cluster_package.py",
     "cluster_room.py",
     "bank/actors.py",
     "bank/telemetry.py",
