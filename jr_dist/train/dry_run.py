@@ -15,7 +15,8 @@ from jr_dist.config import Config
 from jr_dist.data import source_store
 from jr_dist.data.dataset import count_rows, open_dataset
 from jr_dist.models.networks import Networks
-from jr_dist.placement import SHARD_CPUS, WORKER_CPUS, num_shard_actors, of_training
+from jr_dist.placement import num_shard_actors
+from jr_dist.plan import size
 from jr_dist.train.labels import num_label_pairs, num_versions
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.schedule import make_schedule
@@ -44,43 +45,40 @@ class TrainPlan:
     blocks_a_shard: int  # of the largest
     rows_a_shard: int  # of the largest
     shard_bytes: int  # of the largest
+    bank_bytes: int  # of all shards
     rows_a_step: int  # sources that a worker pulls and pushes in a step, at most
     code_bytes: int  # of their codes: pulled, and as many pushed
     proposal_bytes: int  # between a worker and all shards in a step of soft retrieval
     gradient_bytes: int  # of dense weights, and batch norm's statistics: averaged over the workers in a step
     geometry_bytes: int
     geometry_mapped: bool  # from a file that all processes of a machine share; else each worker holds it
-    num_cpus: float  # asked of the cluster
     checkpoint_bytes: int
     checkpoint_files: int
 
-    def __str__(self) -> str:
-        workers = self.num_workers or "none: in this process, without Ray"
-        asked = f"{self.num_cpus:g} of the cluster ({WORKER_CPUS:g} a worker"
-        asked += f", {SHARD_CPUS:g} a shard)" if self.in_actors else ")"
+    @property
+    def lines(self) -> tuple[tuple[str, str], ...]:
+        """What it says of itself: names and texts."""
         where = "in actors" if self.in_actors else "in the process that trains"
         lies = "mapped from a file that the workers of a machine share" if self.geometry_mapped else "a worker"
-        return "\n".join(
-            [
-                f"method            {METHODS[self.method].title}",
-                f"database          {self.num_sources} sources, {self.num_targets} training targets",
-                f"workers           {workers}",
-                *([f"processors        {asked}"] if self.num_workers else []),
-                *([f"labels            {self.label_pairs} pairs, once"] if self.label_pairs else []),
-                f"steps             {self.num_steps}, {self.pairs_a_step} pairs each",
-                f"networks          {self.network_parameters / 1e6:.2f} M parameters",
-                f"bank              {self.num_shards} shard(s) {where}",
-                f"a shard           {self.blocks_a_shard} block(s), {self.rows_a_shard} sources, "
-                f"{_size(self.shard_bytes)} of memory, at most",
-                f"codes             {_size(self.code_bytes)} pulled and as much pushed a step and worker: "
-                f"{self.rows_a_step} sources, at most",
-                f"proposals         {_size(self.proposal_bytes)} a step and worker, queries and answers",
-                f"dense gradients   {_size(self.gradient_bytes)} all-reduced a step",
-                f"geometry          {_size(self.geometry_bytes)} {lies}",
-                f"a checkpoint      {_size(self.checkpoint_bytes)} in {self.checkpoint_files} files; two are kept, and "
-                "a third while it is written",
-            ]
-        )
+        lines = {
+            "method": METHODS[self.method].title,
+            "database": f"{self.num_sources} sources, {self.num_targets} training targets",
+            "workers": f"{self.num_workers or 'none: in this process, without Ray'}",
+            "labels": f"{self.label_pairs} pairs, once" if self.label_pairs else "",
+            "steps": f"{self.num_steps}, {self.pairs_a_step} pairs each",
+            "networks": f"{self.network_parameters / 1e6:.2f} M parameters",
+            "bank": f"{self.num_shards} shard(s) {where}",
+            "a shard": f"{self.blocks_a_shard} block(s), {self.rows_a_shard} sources, {size(self.shard_bytes)} of "
+            "memory, at most",
+            "codes": f"{size(self.code_bytes)} pulled and as much pushed a step and worker: {self.rows_a_step} "
+            "sources, at most",
+            "proposals": f"{size(self.proposal_bytes)} a step and worker, queries and answers",
+            "dense gradients": f"{size(self.gradient_bytes)} all-reduced a step",
+            "geometry": f"{size(self.geometry_bytes)} {lies}",
+            "a checkpoint": f"{size(self.checkpoint_bytes)} in {self.checkpoint_files} files; two are kept, and a "
+            "third while it is written",
+        }
+        return tuple((name, text) for name, text in lines.items() if text)
 
 
 def plan_training(config: Config) -> TrainPlan:
@@ -118,13 +116,13 @@ def plan_training(config: Config) -> TrainPlan:
         blocks_a_shard=max(map(len, shards)),
         rows_a_shard=max(layout.block_rows(blocks[-1])[1] - layout.block_rows(blocks[0])[0] for blocks in shards),
         shard_bytes=shard_bytes(layout, largest, rule.num_slots),
+        bank_bytes=sum(shard_bytes(layout, blocks, rule.num_slots) for blocks in shards),
         rows_a_step=rows,
         code_bytes=code_bytes(layout, rows),
         proposal_bytes=proposal_bytes(layout, num_shards, settings.batch_size, k) if soft else 0,
         gradient_bytes=moved + statistics if workers > 1 else 0,
         geometry_bytes=geometry,
         geometry_mapped=geometry > source_store.IN_MEMORY_BYTES,
-        num_cpus=sum(ask.count * ask.cpus for ask in of_training(config, gpus=False)),
         checkpoint_bytes=bank_file_bytes(layout, rule)
         + sum(values.nbytes for values in networks.state_dict().values())
         + (0 if settings.optimizer == "sgd" and settings.momentum == 0 else rule.num_slots) * moved
@@ -170,7 +168,3 @@ def _manifest_bytes(config: Config, ids: tuple[str, ...], layout: BankLayout) ->
     files = {block_file(block): "0" * 64 for block in range(layout.num_blocks)}
     content = {"source_ids": ids, "num_parts": layout.num_parts, "files": files, "config": config.model_dump()}
     return len(json.dumps(content, indent=1))
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3g} MB"

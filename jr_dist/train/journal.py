@@ -109,6 +109,18 @@ def _short(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
+def recorded_step_seconds(run: Path) -> float | None:
+    """Seconds a step, validations included, from the first validation to the last of the newest start that has two."""
+    seen: dict[int, list[tuple[int, float]]] = {}
+    for entry in (entry for entry in read_metrics(run) if entry.get("part") == "val" and SECONDS in entry):
+        seen.setdefault(entry.get(START, 0), []).append((entry["step"], entry[SECONDS]))
+    for points in reversed(list(seen.values())):
+        (first, began), (last, ended) = points[0], points[-1]
+        if last > first:
+            return (ended - began) / (last - first)
+    return None
+
+
 def training_minutes(run: Path) -> float | None:
     """What a run took by its own metrics, preparation included; of each start, up to its last validation.
 

@@ -56,7 +56,10 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
 
 
 def _run(arguments: Namespace) -> None:
-    from jr_dist.config import EvaluateConfig
+    from jr_dist.config import ClusterConfig, EvaluateConfig
+    from jr_dist.data.dataset import open_dataset
+    from jr_dist.evaluate.dry_run import MeasuringWork, plan_measuring
+    from jr_dist.plan import print_plan
     from jr_dist.train.checks import require_cuda
 
     config = _settings(arguments.runs[0])
@@ -80,10 +83,16 @@ def _run(arguments: Namespace) -> None:
         runs = [load_run(path) for path in arguments.runs]
         for path, run in zip(arguments.runs, runs, strict=True):
             check_suits(str(path), run.config.data, protocols)
+        data = open_dataset(arguments.data or runs[0].config.data.path)
+        ido = settings.ido if arguments.ido is None else arguments.ido
+        work = MeasuringWork(len(runs), split, num_points, tuple(protocols), ido, num_workers, num_gpus)
         shown = ", ".join(protocols)
-        print(f"would measure {len(runs)} runs on split {split} at {num_points} points a shape, {shown}:")
-        print("\n".join(f"  {path}: {run.method}" for path, run in zip(arguments.runs, runs, strict=True)))
-        print(f"would write tables.json, tables.md, tables.csv and report.html to {arguments.out}")
+        end = (
+            f"would measure {len(runs)} runs on split {split} at {num_points} points a shape, {shown}:",
+            *(f"  {path}: {run.method}" for path, run in zip(arguments.runs, runs, strict=True)),
+            f"would write tables.json, tables.md, tables.csv and report.html to {arguments.out}",
+        )
+        print_plan(plan_measuring("evaluate", work, data, end), ClusterConfig() if config is None else config.cluster)
         return
     tables = evaluate(
         arguments.runs,

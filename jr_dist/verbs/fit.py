@@ -5,8 +5,13 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jr_dist.verbs.verb import Verb
+
+if TYPE_CHECKING:
+    from jr_dist.plan import Plan
+    from jr_dist.serve.database import Database
 
 
 def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
@@ -42,6 +47,7 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
 
 
 def _run(arguments: Namespace) -> None:
+    from jr_dist.plan import print_plan
     from jr_dist.serve.database import open_database
     from jr_dist.serve.fit import check_photos, fit, result_names
     from jr_dist.serve.inputs import find_inputs
@@ -59,9 +65,9 @@ def _run(arguments: Namespace) -> None:
             top_k=arguments.top_k,
             refine=arguments.refine,
         )
-        print(f"would fit {len(found)} inputs to {len(database.rows)} sources by {arguments.run}:")
         names = result_names([entry.path for entry in found])
-        print("\n".join(f"  {entry.path} -> {arguments.out / name}" for entry, name in zip(found, names, strict=True)))
+        places = [f"  {entry.path} -> {arguments.out / name}" for entry, name in zip(found, names, strict=True)]
+        print_plan(_plan(arguments, database, places), None)
         return
     results = fit(
         arguments.run,
@@ -90,6 +96,26 @@ def _run(arguments: Namespace) -> None:
             continue
         name, before, after = best.distances(partial=arguments.partial)
         print(f"{result.input}: {best.source}, {name} x100 {before:.3f} -> {after:.3f}, {result.path / best.glb}")
+
+
+def _plan(arguments: Namespace, database: Database, places: Sequence[str]) -> Plan:
+    from jr_dist.estimates import MB, MEASURED, fitting_seconds
+    from jr_dist.plan import Amounts, Plan, in_this_process
+
+    manifest = database.store.dataset.manifest
+    mesh = sum(file.bytes for file in manifest.table_files("sources")) / max(1, manifest.counts["sources"])
+    candidates = len(places) * min(arguments.top_k, len(database.rows))
+    points = 14.0 * manifest.num_points * len(database.rows)
+    seconds = fitting_seconds(len(places), arguments.top_k, refine=arguments.refine)
+    return Plan(
+        verb="fit",
+        lines=(("run", str(arguments.run)), ("candidates", f"{candidates} of {len(places)} inputs")),
+        asks=in_this_process,
+        memory=Amounts((("this process", MEASURED.process_mb * MB), ("sources", points))),
+        disk=Amounts((("GLB files", candidates * mesh),)),
+        seconds=lambda nodes: Amounts(((f"{len(places)} inputs", seconds),)),
+        end=(f"would fit {len(places)} inputs to {len(database.rows)} sources by {arguments.run}:", *places),
+    )
 
 
 FIT = Verb(

@@ -6,9 +6,14 @@ from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jr_dist.verbs.output import check_new
 from jr_dist.verbs.verb import Verb
+
+if TYPE_CHECKING:
+    from jr_dist.data.ingest_tasks import IngestTask
+    from jr_dist.plan import Plan
 
 FEW_FILES = 8  # that many are read sooner than Ray starts
 
@@ -64,6 +69,7 @@ def _run(arguments: Namespace) -> None:
     from jr_dist.config import load_config
     from jr_dist.data.ingest import ingest
     from jr_dist.data.ingest_tasks import find_tasks
+    from jr_dist.plan import print_plan
     from jr_dist.progress import progress
 
     # The paths are not used: a configuration without them would be refused.
@@ -73,8 +79,7 @@ def _run(arguments: Namespace) -> None:
     tasks, _ = find_tasks(arguments.path, leave_out=out, **find)
     if arguments.dry_run:
         check_new(arguments.out)
-        print(f"would read {len(tasks)} models at {arguments.path} and write a dataset to {arguments.out}:")
-        print("\n".join(f"  {name}: {count}" for name, count in sorted(Counter(t.category for t in tasks).items())))
+        print_plan(_plan(arguments, tasks), cluster)
         return
     with progress("ingest", len(tasks), unit="file") as state:
         report = ingest(
@@ -86,12 +91,57 @@ def _run(arguments: Namespace) -> None:
             file_seconds=arguments.file_seconds,
             pictures=arguments.pictures,
             cluster=cluster,
-            local=arguments.local or len(tasks) <= FEW_FILES,
+            local=_is_local(arguments, tasks),
             progress=state,
             **find,
         )
     print(report.summary())
     print(f"wrote {arguments.out}")
+
+
+def _is_local(arguments: Namespace, tasks: Sequence[IngestTask]) -> bool:
+    return arguments.local or len(tasks) <= FEW_FILES
+
+
+def _plan(arguments: Namespace, tasks: Sequence[IngestTask]) -> Plan:
+    from jr_dist.estimates import MB, MEASURED, dataset_bytes, ingesting_seconds, shared_by
+    from jr_dist.placement import Ask, Node, of_ingesting, room
+    from jr_dist.plan import Amounts, Plan
+
+    paths = [Path(task.path) for task in tasks]
+    sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+    local, ask = _is_local(arguments, tasks), of_ingesting(len(tasks))
+
+    def asks(nodes: Sequence[Node]) -> tuple[Ask, ...]:
+        return () if local else (ask,)
+
+    def seconds(nodes: Sequence[Node]) -> Amounts:
+        at_once = 1 if local else min(len(tasks), max(1, room(nodes, ask)))
+        start = 0.0 if local else MEASURED.ray_start_s
+        reading = shared_by(ingesting_seconds(sizes), at_once)
+        return Amounts((("start", start), (f"reading {sum(sizes) / MB:.3g} MB", reading)), f"{at_once} at a time")
+
+    process = MEASURED.process_mb * MB
+    workers = () if local else (("a task, as many as run", process), ("Ray", MEASURED.ray_mb * MB))
+    counts = sorted(Counter(task.category for task in tasks).items())
+    return Plan(
+        verb="ingest",
+        lines=(("models", f"{len(tasks)}, {sum(sizes) / MB:.3g} MB"),),
+        asks=asks,
+        memory=Amounts((("this process", process), *workers)),
+        disk=Amounts(
+            (
+                ("points", dataset_bytes(len(tasks), arguments.num_points)),
+                ("meshes of sources, at most", float(sum(sizes))),
+            )
+        ),
+        seconds=seconds,
+        end=(
+            f"would read {len(tasks)} models at {arguments.path} and write a dataset to {arguments.out}:",
+            *(f"  {name}: {count}" for name, count in counts),
+        ),
+        remedy="add machines, or set --local",
+    )
 
 
 INGEST = Verb(

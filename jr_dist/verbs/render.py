@@ -6,8 +6,13 @@ from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jr_dist.verbs.verb import Verb
+
+if TYPE_CHECKING:
+    from jr_dist.data.render_images import RenderPlan
+    from jr_dist.plan import Plan
 
 TABLES = ("sources", "train", "val", "test")
 
@@ -60,6 +65,7 @@ def _run(arguments: Namespace) -> None:
     from jr_dist.data.dataset import count_rows, open_dataset
     from jr_dist.data.render_images import CONTACT_SHEET, FEW_PICTURES, plan_images, render_images
     from jr_dist.data.render_views import ViewSettings
+    from jr_dist.plan import print_plan
     from jr_dist.progress import progress
 
     # The paths are not used: a configuration without them would be refused.
@@ -81,20 +87,58 @@ def _run(arguments: Namespace) -> None:
     )
     total = sum(task.num_pictures for task in plan.tasks)
     missing = sum(task.num_pictures for task in plan.missing)
-    if arguments.dry_run:
-        print(f"would render {missing} of {total} pictures of {arguments.size} x {arguments.size} pixels:")
-        counts = Counter[str]()
-        for task in plan.missing:
-            counts[task.table] += task.num_pictures
-        print("\n".join(f"  {table}: {counts[table]}" for table in plan.shapes))
-        return
     num_workers = arguments.num_workers
     if num_workers is None and missing <= FEW_PICTURES:
         num_workers = 0
+    if arguments.dry_run:
+        print_plan(_plan(plan, num_workers, total), cluster)
+        return
     with progress("render", total, done=total - missing, unit="picture") as state:
         render_images(plan, num_workers=num_workers, cluster=cluster, advance=state.advance)
     kept = f", {total - missing} were there" if missing < total else ""
     print(f"rendered {missing} pictures{kept}; {dataset.path}/{CONTACT_SHEET} shows some")
+
+
+def _plan(plan: RenderPlan, num_workers: int | None, total: int) -> Plan:
+    from jr_dist.estimates import MB, MEASURED, rendering_seconds, shared_by
+    from jr_dist.placement import Ask, Node, of_rendering, room
+    from jr_dist.plan import Amounts, Plan
+
+    size, backend = plan.view_settings.size, plan.view_settings.backend
+    counts = Counter[str]()
+    for task in plan.missing:
+        counts[task.table] += task.num_pictures
+    missing, files = counts.total(), len(plan.missing)
+
+    def asks(nodes: Sequence[Node]) -> tuple[Ask, ...]:
+        return () if num_workers == 0 else (of_rendering(min(num_workers or files, files), backend, nodes),)
+
+    def seconds(nodes: Sequence[Node]) -> Amounts:
+        asked = asks(nodes)
+        at_once = min(asked[0].count, max(1, room(nodes, asked[0]))) if asked else 1
+        start = MEASURED.ray_start_s if asked else 0.0
+        drawing = shared_by(rendering_seconds(missing, size), at_once)
+        return Amounts((("start", start), (f"{missing} pictures", drawing)), f"by {at_once} at a time")
+
+    process = MEASURED.process_mb * MB
+    workers = (("a renderer, as many as run", process), ("Ray", MEASURED.ray_mb * MB)) if num_workers != 0 else ()
+    kinds = 1 + plan.parts + plan.depth
+    return Plan(
+        verb="render",
+        lines=(
+            ("pictures", f"{missing} of {total}, the others are there"),
+            ("backend", f"{backend}, views from {plan.view_settings.cameras}, look {plan.view_settings.look}"),
+        ),
+        asks=asks,
+        memory=Amounts((("this process", process), *workers)),
+        disk=Amounts((("PNG files", MEASURED.picture_bytes_pixel * missing * size**2 * kinds),)),
+        seconds=seconds,
+        end=(
+            f"would render {missing} of {total} pictures of {size} x {size} pixels:",
+            *(f"  {table}: {counts[table]}" for table in plan.shapes),
+        ),
+        remedy="add machines, or set --num-workers 0",
+    )
 
 
 RENDER = Verb(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jr_dist.verbs.output import check_new
 from jr_dist.verbs.verb import Verb
+
+if TYPE_CHECKING:
+    from jr_dist.plan import Plan
 
 
 def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
@@ -38,6 +42,7 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
 
 def _run(arguments: Namespace) -> None:
     from jr_dist.data.synthesize.generate import synthesize
+    from jr_dist.plan import print_plan
     from jr_dist.progress import progress
 
     what = (
@@ -46,7 +51,7 @@ def _run(arguments: Namespace) -> None:
     )
     if arguments.dry_run:
         check_new(arguments.out)
-        print(f"would write {what} to {arguments.out}")
+        print_plan(_plan(arguments, what), None)
         return
     with progress("synthesize", arguments.num_sources + arguments.num_targets, unit="shape") as state:
         synthesize(
@@ -59,6 +64,23 @@ def _run(arguments: Namespace) -> None:
             progress=state,
         )
     print(f"wrote {what} to {arguments.out}")
+
+
+def _plan(arguments: Namespace, what: str) -> Plan:
+    from jr_dist.estimates import MB, MEASURED, dataset_bytes
+    from jr_dist.plan import Amounts, Plan, in_this_process
+
+    shapes, points = arguments.num_sources + arguments.num_targets, arguments.num_points
+    seconds = 1e-3 * MEASURED.synthesize_ms * shapes * max(1.0, points / 2048)
+    return Plan(
+        verb="synthesize",
+        lines=(("shapes", f"{arguments.num_sources} sources, {arguments.num_targets} targets"),),
+        asks=in_this_process,
+        memory=Amounts((("this process", MEASURED.process_mb * MB),)),
+        disk=Amounts((("the dataset", dataset_bytes(shapes, points)),)),
+        seconds=lambda nodes: Amounts((("drawing and writing", seconds),)),
+        end=(f"would write {what} to {arguments.out}",),
+    )
 
 
 SYNTHESIZE = Verb(

@@ -55,17 +55,14 @@ def _run(arguments: Namespace) -> None:
 
 def _plan(config: Config) -> None:
     """What a dry run says; it refuses what the run would."""
-    from jr_dist.cluster import describe
+    from jr_dist.plan import print_plan
     from jr_dist.train.checks import check, with_absolute_paths
-    from jr_dist.train.dry_run import plan_training
+    from jr_dist.train.dry_run_plan import dry_run
     from jr_dist.train.run_directory import start_point
 
     config = with_absolute_paths(config)
     check(config)
-    start = start_point(config)
-    print(plan_training(config))
-    print(f"Ray               {describe(config.cluster) if config.train.num_workers else 'not used'}")
-    print(f"would write the run to {config.run.path}{f', going on from {start}' if start else ''}")
+    print_plan(dry_run(config, start_point(config)), config.cluster)
 
 
 def load_settings(arguments: Namespace) -> Config:
