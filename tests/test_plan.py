@@ -142,17 +142,11 @@ def test_nodes_of_the_cluster_file_are_counted(tmp_path, monkeypatch, capsys):
 
 
 def test_every_constant_is_measured_by_a_command():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import estimates as benchmark
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-    text = Path(benchmark.__file__).read_text()
+    text = (ROOT / "benchmarks" / "estimates.py").read_text()
     for field in fields(Measured):
         if field.name != "machine":
-            assert f'"{field.name}"' in text, "benchmarks/estimates.py names it"
+            assert re.search(rf'"{field.name}"', text), "benchmarks/estimates.py makes a record of it"
             assert getattr(MEASURED, field.name) > 0, field.name
-        assert field.name in (ROOT / "jr_dist" / "estimates.py").read_text()
 
 
 def test_time_grows_with_what_there_is_to_do():

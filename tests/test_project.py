@@ -53,6 +53,7 @@ DISTRIBUTION = {
     "yaml": "pyyaml",
     "PIL": "pillow",
     "pydantic_core": "pydantic",
+    "grpc": "grpcio",
     "llvmlite": "numba",
     "markupsafe": "jinja2",
 }
