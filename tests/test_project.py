@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -140,15 +139,6 @@ def test_pins_are_exact_complete_and_within_what_is_allowed():
             found = map(Requirement, needed)
             pending += [entry for entry in found if not entry.marker or entry.marker.evaluate({"extra": extra})]
     assert {distribution for distribution, _ in seen} | {"setuptools"} == set(pins), "no pin without a use"
-
-
-def test_the_cluster_file_is_one_that_ray_up_takes():
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    config = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
-    validate_config(config)
-    for source in config["file_mounts"].values():
-        assert (ROOT / source).exists()
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
