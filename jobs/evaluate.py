@@ -2,9 +2,11 @@
 
     python jobs/evaluate.py runs/quickstart/ours runs/quickstart/df --out runs/quickstart/tables
     python jobs/evaluate.py runs/quickstart/ours runs/quickstart/df --out runs/quickstart/tables --dry-run
-    ray job submit --working-dir . -- python jobs/evaluate.py /shared/runs/ours /shared/runs/df --out /shared/tables
+    ray job submit --working-dir . -- python jobs/evaluate.py /shared/runs/ours /shared/runs/df --out /shared/tables \
+        --num-workers 16
 
-The runs, their dataset and DIR must lie where the node that runs the job can reach them.
+Actors measure, a processor each, and with --num-gpus a GPU or a share of one. The runs and their dataset must lie where
+every node can reach them, DIR where the node that runs the job does. Submitted again, it measures what is missing.
 """
 
 import sys

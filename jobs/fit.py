@@ -2,9 +2,11 @@
 
     python jobs/fit.py runs/quickstart/ours scan.ply --out fitted
     python jobs/fit.py runs/quickstart/ours scan.ply --out fitted --dry-run
-    ray job submit --working-dir . -- python jobs/fit.py /shared/runs/ours /shared/scans --out /shared/fitted
+    ray job submit --working-dir . --entrypoint-num-cpus 1 -- python jobs/fit.py /shared/runs/ours /shared/scans \
+        --out /shared/fitted
 
-The run, its dataset, the inputs and DIR must lie where the node that runs the job can reach them.
+One process does it, on a node with a processor to give, not on the head: that is what the last option but the command
+says. The run, its dataset, the inputs and DIR must lie where that node can reach them.
 """
 
 import sys

@@ -2,10 +2,10 @@
 
     python jobs/ingest.py models data/mine
     python jobs/ingest.py models data/mine --dry-run
-    ray job submit --working-dir . -- python jobs/ingest.py /shared/models /shared/mine
+    ray job submit --working-dir . -- python jobs/ingest.py /shared/models '$JR_STORAGE/data/mine'
 
-The files are read in parallel by every processor of the cluster, so PATH and OUT must lie where every node
-can reach them. A file that can't be used is listed with its reason and never stops the rest.
+The files are read by every processor of the cluster, so PATH must lie where every node can reach it; this process
+writes OUT. A file that can't be used is listed with its reason and never stops the rest.
 """
 
 import sys

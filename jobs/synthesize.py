@@ -2,10 +2,10 @@
 
     python jobs/synthesize.py data/quickstart --num-sources 60 --num-targets 600
     python jobs/synthesize.py data/quickstart --num-sources 60 --num-targets 600 --dry-run
-    ray job submit --working-dir . -- python jobs/synthesize.py /shared/quickstart --num-sources 60 --num-targets 600
+    ray job submit --working-dir . --entrypoint-num-cpus 1 -- python jobs/synthesize.py '$JR_STORAGE/data/quickstart'
 
-On a cluster, OUT must lie where every node can read it: a shared file system, or an s3:// or gs:// address.
-It needs one processor, wherever Ray puts it.
+On a cluster, OUT must lie where every node can read it: a shared file system, or an s3:// or gs:// address; JR_STORAGE
+is what the nodes have it set to. One process does it, on a node with a processor to give, not on the head.
 """
 
 import sys

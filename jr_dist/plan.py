@@ -85,8 +85,8 @@ def print_plan(plan: Plan, cluster: ClusterConfig | None) -> None:
     print("\n".join(f"{name:<{_WIDTH}}{text}" for name, text in rows))
     print("\n".join(plan.end))
     if problem and not growing:
-        where = "started here" if own else "has"
-        raise InputError(f"{plan.subject} ask for {problem}, what the cluster {where} has; {plan.remedy}")
+        where = " started here" if own else ""
+        raise InputError(f"{plan.subject} ask for {problem}, what the cluster{where} has; {plan.remedy}")
 
 
 def _resources(asks: Sequence[Ask]) -> str:
@@ -101,7 +101,8 @@ def _nodes(nodes: Sequence[Node], asks: Sequence[Ask], plan: Plan, problem: str 
         return "this machine"
     placed = place(nodes, asks)
     if placed is not None:
-        here = f"fits on {len({number for taken in placed for number in taken})} of {shown(nodes)}"
+        used = {number for taken in placed for number in taken}
+        here = f"fits on {len(used)} of {len(nodes)}: {shown(nodes)}"
     elif problem is None:
         here = f"as many at a time as fit on {shown(nodes)}"
     else:

@@ -113,7 +113,7 @@ def test_a_dry_run_looks_at_the_cluster_that_is_named(with_token, tiny_dataset, 
     assert done.returncode == 0, done.stderr
     assert f"the Ray cluster at {with_token.address}" in done.stdout
     assert "1 worker of 0.5 CPU and 1 GPU, PACK" in done.stdout, "train.device auto, and there is one"
-    assert "fits on 1 of 1 node of 0 CPUs, 1 node of 2 CPUs and 1 GPUs" in done.stdout
+    assert "fits on 1 of 2: 1 node of 0 CPUs, 1 node of 2 CPUs and 1 GPUs" in done.stdout
     assert not (tmp_path / "run").exists()
 
 
@@ -194,6 +194,25 @@ def test_a_cluster_started_here_is_not_waited_for(growing, monkeypatch):
     with pytest.raises(InputError, match=r"ask for 2 processors: .*; allowed is 1, what the cluster has"):
         cluster_room.wait_for_room(ClusterConfig(), TWO_WORKERS, subject="the run", remedy="-")
     assert growing.looks <= 2
+
+
+LABELLED = """
+from jr_dist.cluster import connect
+from jr_dist.cluster_room import may_grow
+from jr_dist.config import ClusterConfig
+
+with connect(ClusterConfig(num_cpus=2, object_store_mb=100)):
+    print(may_grow())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", ["", "gpu"])
+def test_nodes_that_a_launcher_looks_after_are_known_by_their_group(group):
+    """The variable is what `ray up` and KubeRay start a node with."""
+    own = environment(**({"RAY_NODE_TYPE_NAME": group} if group else {}))
+    done = subprocess.run([sys.executable, "-c", LABELLED], env=own, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(bool(group))]
 
 
 @pytest.mark.slow
