@@ -25,6 +25,8 @@ Joint retrieval and deformation: find the best source model for a scan, and defo
 
 `jr-dist VERB --help` explains a verb. Exit status: 0 done, 2 wrong input or setting, 1 a failure of ours.
 """
+#: stands in any word for where a cluster keeps datasets and runs
+STORAGE = "$JR_STORAGE"
 # What a file system answers to a path that was typed wrongly or may not be used: the user's to mend, not ours.
 _PATH_ERRORS = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
@@ -56,10 +58,25 @@ def run(verb: Verb, words: Sequence[str]) -> None:
     # Imported late, as all that is not needed to list the verbs: settings take a tenth of a second.
     from jr_dist.cli_arguments import Parser
 
+    words = [_at_storage(word) for word in words]
     parser = Parser(prog=f"jr-dist {verb.name}", description=verb.description)
     verb.add_arguments(parser, words)
     parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done, and stop")
     verb.run(parser.parse(words))
+
+
+def _at_storage(word: str) -> str:
+    """A word with $JR_STORAGE in it, as this machine has that set: `ray job submit` quotes what it is given, so that no
+    shell of the cluster expands it."""
+    if STORAGE not in word:
+        return word
+    storage = os.environ.get(STORAGE.removeprefix("$"), "").rstrip("/")
+    if not storage:
+        raise InputError(
+            f"{word} names {STORAGE}, which is not set on this machine; allowed is a URI or a folder that all nodes "
+            "reach; set it there (cluster.yaml does for its nodes), or write the place itself"
+        )
+    return word.replace(STORAGE, storage)
 
 
 def guarded(title: str, job: Callable[[], None]) -> int:
