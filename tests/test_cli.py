@@ -58,10 +58,10 @@ def test_storage_is_named_where_it_is_set(monkeypatch, tmp_path, capsys):
     """`ray job submit` quotes '$JR_STORAGE/...', so the command itself looks what that is."""
     monkeypatch.setenv("JR_STORAGE", f"{tmp_path}/")
     words = ["synthesize", "$JR_STORAGE/data/tiny", "--dry-run"]
-    assert main(words) == 0
+    assert cli.main(words) == 0
     assert f"to {tmp_path}/data/tiny\n" in capsys.readouterr().out
     monkeypatch.delenv("JR_STORAGE")
-    assert main(words) == 2 and main(["train", "--run.path=$JR_STORAGE/run"]) == 2
+    assert cli.main(words) == 2 and cli.main(["train", "--run.path=$JR_STORAGE/run"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 2 and all("names $JR_STORAGE, which is not set on this machine" in line for line in lines)
 
