@@ -78,7 +78,7 @@ def describe(settings: ClusterConfig) -> str:
     """One phrase for a dry run: which cluster `connect` would use."""
     if not is_own_cluster(settings):
         return f"the Ray cluster at {settings.address or os.environ['RAY_ADDRESS']}"
-    return f"a Ray cluster on this machine: {_num_cpus(settings)} CPUs, {_store_mb(settings)} MB object store"
+    return f"a Ray cluster on this machine: {own_cpus(settings)} CPUs, {_store_mb(settings)} MB object store"
 
 
 def spilled_bytes() -> int | None:
@@ -102,7 +102,7 @@ def _start(settings: ClusterConfig, log_to_driver: bool) -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     ray.init(
         address="local",
-        num_cpus=_num_cpus(settings),
+        num_cpus=own_cpus(settings),
         object_store_memory=_store_mb(settings) * _MB,
         include_dashboard=False,
         log_to_driver=log_to_driver,
@@ -134,7 +134,8 @@ def _join(address: str, timeout: float, log_to_driver: bool) -> None:
         ) from error
 
 
-def _num_cpus(settings: ClusterConfig) -> int:
+def own_cpus(settings: ClusterConfig) -> int:
+    """Processors of a cluster that `connect` starts here."""
     # A training worker and the stream that feeds it each ask for one: with less they would wait for ever.
     return settings.num_cpus or max(
         2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
@@ -156,7 +157,7 @@ def look(settings: ClusterConfig) -> tuple[tuple[Node, ...], bool]:
     if is_own_cluster(settings):
         import torch
 
-        return (Node(float(_num_cpus(settings)), float(torch.cuda.device_count())),), False
+        return (Node(float(own_cpus(settings)), float(torch.cuda.device_count())),), False
     from jr_dist.cluster_room import cluster_nodes, may_grow
 
     with connect(settings, log_to_driver=False):

@@ -26,6 +26,7 @@ from jr_dist.config_section import (
     Widths,
     split_commas,
 )
+from jr_dist.config_sweep import SweepConfig
 
 
 class DataConfig(Section):
@@ -342,6 +343,7 @@ class Config(Section):
     ido: IdoConfig = IdoConfig()
     labels: LabelsConfig = LabelsConfig()
     compare: CompareConfig = CompareConfig()
+    sweep: SweepConfig = SweepConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
@@ -17,11 +18,20 @@ def _none_from_word(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() in ("none", "null") else value
 
 
+def _yaml_of_text(value: Any) -> Any:
+    try:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        return value  # refused with what was typed
+
+
 Count = Annotated[int, Field(ge=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(split_commas), Field(min_length=1)]
 Widths = Annotated[tuple[Count, ...], BeforeValidator(split_commas), Field(min_length=1)]
 OptionalNames = Annotated[Names | None, BeforeValidator(_none_from_word)]
 OptionalText = Annotated[str | None, BeforeValidator(_none_from_word)]
+# by name, what is tried of a setting; on the command line YAML in one line. `train/sweep_space.py` reads it
+SearchSpace = Annotated[dict[str, dict[str, Any]], BeforeValidator(_yaml_of_text), Field(min_length=1)]
 OptionalCount = Annotated[Count | None, BeforeValidator(_none_from_word)]
 
 

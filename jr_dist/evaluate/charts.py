@@ -34,9 +34,9 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, log_x: bool
     curves = [(line, points) for line, points in curves if points]
     if not curves:
         return ""
-    x_axis = _Axis.around([x for _, points in curves for x, _ in points], log_x, LEFT, WIDTH - RIGHT)
-    y_axis = _Axis.around([y for _, points in curves for _, y in points], log_y, HEIGHT - BOTTOM, TOP, upright=True)
-    parts = [*_grid(x_axis, y_axis), *_labels(x_label, y_label)]
+    x_axis = Axis.around([x for _, points in curves for x, _ in points], log_x, LEFT, WIDTH - RIGHT)
+    y_axis = Axis.around([y for _, points in curves for _, y in points], log_y, HEIGHT - BOTTOM, TOP, upright=True)
+    parts = [*axes(x_axis, y_axis), *labels(x_label, y_label)]
     series: dict[str, list[tuple[Line, str]]] = {}
     for line, points in curves:
         path = " ".join(f"{x_axis.place(x):.1f},{y_axis.place(y):.1f}" for x, y in points)
@@ -69,7 +69,9 @@ def _series(index: int, lines: Sequence[tuple[Line, str]]) -> str:
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
+    """Values to pixels."""
+
     low: float
     high: float
     log: bool
@@ -77,7 +79,7 @@ class _Axis:
     end: float  # pixel of high
 
     @staticmethod
-    def around(values: Sequence[float], log: bool, start: float, end: float, upright: bool = False) -> _Axis:
+    def around(values: Sequence[float], log: bool, start: float, end: float, upright: bool = False) -> Axis:
         """An axis that holds the values; an upright one leaves some air above and below them."""
         low, high = min(values), max(values)
         if low == high:
@@ -87,14 +89,16 @@ class _Axis:
         elif upright:
             margin = 0.04 * (high - low)
             low, high = (0.0 if 0 <= low < margin else low - margin), high + margin
-        return _Axis(low, high, log, start, end)
+        return Axis(low, high, log, start, end)
 
     def place(self, value: float) -> float:
+        """The pixel of a value."""
         scale = math.log if self.log else float
         share = (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[float]:
+        """The values that are labelled."""
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             marks = [m * 10.0**e for e in decades for m in (1, 2, 5)]
@@ -109,20 +113,22 @@ class _Axis:
         return [k * step for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
-def _grid(x_axis: _Axis, y_axis: _Axis) -> list[str]:
+def axes(x_axis: Axis | None, y_axis: Axis) -> list[str]:
+    """The horizontal lines of a chart and its numbers; without an axis of numbers below, None, those of the left."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = []
     for value in y_axis.ticks():
         y = y_axis.place(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
-    for value in x_axis.ticks():
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{shown(value)}</text>')
+    for value in x_axis.ticks() if x_axis else ():
         x = x_axis.place(value)
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{_short(value)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{shown(value)}</text>')
     return [*parts, f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>']
 
 
-def _labels(x_label: str, y_label: str) -> list[str]:
+def labels(x_label: str, y_label: str) -> list[str]:
+    """The names of the axes."""
     centre, middle = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
     turned = f'transform="translate(13 {middle}) rotate(-90)"'
     return [
@@ -140,7 +146,8 @@ def _finite(line: Line, log_x: bool, log_y: bool) -> list[tuple[float, float]]:
     ]
 
 
-def _short(value: float) -> str:
+def shown(value: float) -> str:
+    """A tick's number."""
     return f"{value:g}" if abs(value) < 10000 else f"{value / 1000:g}k"
 
 

@@ -26,7 +26,8 @@ MANIFEST = "manifest.json"
 NETWORKS, OPTIMISER, DRAWN = "networks.safetensors", "optimiser.safetensors", "drawn.safetensors"
 # What may differ when a run goes on: where and how it runs, not what it computes.
 FREE_SETTINGS = (
-    *("run.", "cluster.", "evaluate.", "compare.", "bank.num_shards", "labels.path", "labels.num_workers"),
+    *("run.", "cluster.", "evaluate.", "compare.", "sweep."),
+    *("bank.num_shards", "labels.path", "labels.num_workers"),
     *("ido.iterations", "ido.prior_weight", "ido.mirror"),
     *("train.device", "train.epochs", "train.checkpoint_every", "data.image_tasks"),
     "model.encoder_weights",  # read at the start alone

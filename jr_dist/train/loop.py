@@ -43,7 +43,7 @@ FLAT_SHARE = 0.95
 
 # (dataset, config, group, first step, number of steps) -> one batch a step, in order
 BatchSource = Callable[[Dataset, Config, Group, int, int], "Iterator[TargetBatch]"]
-# metrics of a validation, called by every rank equally often
+# metrics of a validation and the steps done, called by every rank equally often
 Report = Callable[[dict[str, Any]], None]
 #: in what `run_training` returns, the step at which it was asked to stop
 STOPPED = "stopped_at_step"
@@ -127,7 +127,7 @@ def run_training(
             if validates:
                 if watch is not None:
                     watch.validation(state)
-                report(state.validation)
+                report({"step": state.step, **state.validation})
             if stopped:
                 break
         if log is not None:

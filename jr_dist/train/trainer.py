@@ -17,7 +17,7 @@ import ray
 import ray.train
 import torch
 from ray.exceptions import RayError, RayTaskError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from torch import Tensor
 
@@ -39,7 +39,7 @@ from jr_dist.stop import StoppedError, asked_to_stop
 from jr_dist.train.checkpoint import saved_step
 from jr_dist.train.checks import check, with_absolute_paths
 from jr_dist.train.group import Group
-from jr_dist.train.loop import STOPPED, run_training
+from jr_dist.train.loop import STOPPED, Report, run_training
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.recovery import Failure, after_failure, failure_of
 from jr_dist.train.run_directory import (
@@ -65,12 +65,13 @@ class TrainResult:
     metrics: dict[str, Any]  # of the last validation
 
 
-def train(config: Config, *, side_by_side: int = 1) -> TrainResult:
+def train(config: Config, *, side_by_side: int = 1, report: Report | None = None) -> TrainResult:
     """Train `config.train.method` on `config.data.path` and leave the run in `config.run.path`.
 
     With `train.num_workers` 0 the loop runs in this process, without Ray; with W > 0, Ray Train starts W workers, and
     starts them again from the last checkpoint when something dies (`recovery`). `side_by_side` runs share the
-    processors. SIGTERM saves a checkpoint and raises `StoppedError`. A run report is left in any case. Raises
+    processors. `report` is called with each validation, in this process or, with W > 0, in Ray Train's controller,
+    whereto it is sent. SIGTERM saves a checkpoint and raises `StoppedError`. A run report is left in any case. Raises
     `InputError` for wrong settings or data, before anything is started or written.
     """
     config = with_absolute_paths(config)
@@ -83,10 +84,10 @@ def train(config: Config, *, side_by_side: int = 1) -> TrainResult:
     try:
         if config.train.num_workers == 0:
             with asked_to_stop() as asked, _reporting(config, run):
-                metrics = _train_here(config, run, start, asked)
+                metrics = _train_here(config, run, start, asked, report)
         else:
             with connect(config.cluster), asked_to_stop() as asked, _reporting(config, run):
-                metrics = _train_on_ray(config, run, start, side_by_side, asked)
+                metrics = _train_on_ray(config, run, start, side_by_side, asked, report)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -181,20 +182,22 @@ def threads_of_a_worker(num_cpus: float, num_workers: int, side_by_side: int) ->
     return max(1, int(num_cpus) // (num_workers * side_by_side))
 
 
-def _train_here(config: Config, run: Path, start: Path | None, asked: Event) -> dict[str, Any]:
+def _train_here(config: Config, run: Path, start: Path | None, asked: Event, report: Report | None) -> dict[str, Any]:
     return run_training(
         config,
         Group(),
         _local,
         start=goes_on_from(run, start),
-        report=lambda _: None,
+        report=report or (lambda _: None),
         device=_device(config),
         incarnation=claim(run, "started without Ray"),
         stop=asked.is_set,
     )
 
 
-def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: int, asked: Event) -> dict[str, Any]:
+def _train_on_ray(
+    config: Config, run: Path, start: Path | None, side_by_side: int, asked: Event, report: Report | None
+) -> dict[str, Any]:
     """Attempts until one ends well, each a new start of the run from its last checkpoint."""
     title, reason = METHODS[config.train.method].title, "started"
     failures: list[Failure] = []
@@ -202,7 +205,7 @@ def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: i
     while True:
         incarnation = claim(run, reason)
         try:
-            return _attempt(config, run, start, side_by_side, incarnation, asked)
+            return _attempt(config, run, start, side_by_side, incarnation, asked, report)
         except (TrainingFailedError, RayError) as error:
             failures.append(failure_of(error, saved_step(run)))
         decision = after_failure(failures)
@@ -223,7 +226,13 @@ def _train_on_ray(config: Config, run: Path, start: Path | None, side_by_side: i
 
 
 def _attempt(
-    config: Config, run: Path, start: Path | None, side_by_side: int, incarnation: int, asked: Event
+    config: Config,
+    run: Path,
+    start: Path | None,
+    side_by_side: int,
+    incarnation: int,
+    asked: Event,
+    report: Report | None,
 ) -> dict[str, Any]:
     """One start: the shards where there are several workers or shards, and the workers."""
     settings, asks = config.train, _asks(config)
@@ -257,6 +266,7 @@ def _attempt(
             run_config=RunConfig(
                 name=f"start-{incarnation}",
                 storage_path=str(run / "ray"),
+                callbacks=[] if report is None else [_Validations(report)],
                 # Whether to start again is decided here: workers and shards begin anew together.
                 failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
             ),
@@ -264,6 +274,16 @@ def _attempt(
         metrics = trainer.fit().return_value
     assert metrics is not None, "rank 0 returns the last validation"
     return metrics
+
+
+class _Validations(UserCallback):
+    """Hands on, in Ray Train's controller, what rank 0 reports."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: object) -> None:
+        self._report(metrics[0])
 
 
 class _TrainerWithoutDashboard(TorchTrainer):
