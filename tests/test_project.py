@@ -41,7 +41,9 @@ RAY_FILES = {
     "serve/app.py",
     "progress_metrics.py",
     "train/stop_signal.py",
+    "train/left_behind.py",
     "train/sweep.py",
+    "train/validations.py",
     "train/telemetry.py",
     "train/trainer.py",
 }

@@ -121,8 +121,7 @@ def axes(x_axis: Axis | None, y_axis: Axis) -> list[str]:
         y = y_axis.place(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{shown(value)}</text>')
-    for value in x_axis.ticks() if x_axis else ():
-        x = x_axis.place(value)
+    for value, x in [] if x_axis is None else [(tick, x_axis.place(tick)) for tick in x_axis.ticks()]:
         parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{shown(value)}</text>')
     return [*parts, f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>']
 

@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 from jr_dist.evaluate.charts import BOTTOM, HEIGHT, KEY_HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axes, labels, shown
+from jr_dist.evaluate.intervals import Interval
 from jr_dist.evaluate.sweep_table import PAPER, SweepTable, bins, epochs_of, number, short_name
 from jr_dist.train.sweep_space import Choice, Domain
 from jr_dist.train.trials import Trial
@@ -35,11 +36,10 @@ def setting_chart(table: SweepTable, name: str) -> str:
     trials = [trial for trial in table.trials if trial.chamfer_x100 is not None]
     if not trials:
         return ""
-    found = [each for each in bins(table, name) if each.reached is not None]
-    heights = [trial.chamfer_x100 for trial in trials] + [
-        value for each in table.finalists for value in each.chamfers_x100
-    ]
-    heights += [end for each in found for end in (each.reached.low, each.reached.high) if end is not None]
+    found = [(each, each.reached) for each in bins(table, name) if each.reached is not None]
+    heights = [trial.chamfer_x100 or 0.0 for trial in trials]
+    heights += [value for each in table.finalists for value in each.chamfers_x100]
+    heights += [end for _, interval in found for end in (interval.low, interval.high) if end is not None]
     y_axis = Axis.around(heights, max(heights) > 4 * min(heights), HEIGHT - BOTTOM, TOP + 14, upright=True)
     scale = _scale(name, table.space[name])
 
@@ -50,10 +50,10 @@ def setting_chart(table: SweepTable, name: str) -> str:
     parts += [_tick(across(value), number(value)) for value in scale.ticks]
     parts += labels(name, "validation chamfer ×100")
     parts += _papers_line(name, across)
-    for each in found:
+    for each, interval in found:
         left, right = across(each.low), across(each.high)
         left, right = (left - 12, right + 12) if right == left else (left + 2, right - 2)
-        parts.append(_band(each.label, left, right, each.reached, each.num_stopped, y_axis))
+        parts.append(_band(each.label, left, right, interval, each.num_stopped, y_axis))
     for trial in trials:
         parts.append(_dot(trial, table, across(trial.values[name]) + _aside(trial, table, name), y_axis.place))
     for rank, each in enumerate(table.finalists):
@@ -151,11 +151,11 @@ def _tick(x: float, text: str) -> str:
     return f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{escape(text)}</text>'
 
 
-def _band(label: str, left: float, right: float, interval: Any, num_stopped: int, y_axis: Axis) -> str:
-    """The mean of a bin as a line, its interval as a field; a bin of one trial has no interval."""
+def _band(label: str, left: float, right: float, interval: Interval, num_stopped: int, y_axis: Axis) -> str:
+    """The mean of a bin as a line, its interval as a field; a bin of few trials has none."""
     y = y_axis.place(interval.mean)
-    field, told = "", "one trial, no interval"
-    if interval.low is not None:
+    field, told = "", "too few for an interval"
+    if interval.low is not None and interval.high is not None:
         low, high = y_axis.place(interval.low), y_axis.place(interval.high)
         field = f'<rect x="{left:.1f}" y="{high:.1f}" width="{right - left:.1f}" height="{max(low - high, 1):.1f}"/>'
         told = f"95 % interval {interval.low:.3f} to {interval.high:.3f}"

@@ -37,6 +37,8 @@ PAPER: dict[str, Any] = {
 }
 #: bins of a setting that is searched between two numbers
 NUM_BINS = 4
+#: trials of a bin below which the bootstrap would only give back the trials themselves
+LEAST_FOR_INTERVAL = 4
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,18 @@ def bins(table: SweepTable, name: str) -> list[Bin]:
     for label, low, high, inside in _parts(domain):
         own = [trial for trial in table.trials if trial.chamfer_x100 is not None and inside(trial.values[name])]
         common = [value for trial in own for epoch, value in trial.validations if epoch == table.common_epoch]
-        reached = [trial.chamfer_x100 for trial in own]
+        reached = [trial.validations[-1][1] for trial in own]
         stopped = sum(trial.state == "stopped" for trial in own)
-        intervals = [mean_interval(np.array(each, float), rng) if each else None for each in (reached, common)]
-        found.append(Bin(label, low, high, stopped, *intervals))
+        found.append(Bin(label, low, high, stopped, _mean(reached, rng), _mean(common, rng)))
     return found
+
+
+def _mean(values: Sequence[float], rng: np.random.Generator) -> Interval | None:
+    if not values:
+        return None
+    if len(values) < LEAST_FOR_INTERVAL:
+        return Interval(float(np.mean(values)), None, None, len(values))
+    return mean_interval(np.array(values), rng)
 
 
 def to_json(table: SweepTable, space: Mapping[str, Any]) -> str:
@@ -261,12 +270,13 @@ def _parts(domain: Domain) -> list[tuple[str, Any, Any, Any]]:
     scale, back = (np.log, np.exp) if domain.log else (float, float)
     edges = [float(back(edge)) for edge in np.linspace(scale(domain.low), scale(domain.high), NUM_BINS + 1)]
     edges[0], edges[-1] = float(domain.low), float(domain.high)
+    top = edges[-1]
     return [
         (
             f"{number(low)} to {number(high)}",
             low,
             high,
-            lambda own, low=low, high=high: low <= own < high or own == high == domain.high,
+            lambda own, low=low, high=high: low <= own < high or own == high == top,
         )
         for low, high in pairwise(edges)
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 from ray._private.state import state as global_state
-from ray.core.generated import gcs_pb2
+from ray.core.generated import gcs_pb2 as messages
 from ray.util import remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
@@ -21,6 +21,7 @@ def free_left_behind() -> int:
     Ray's tables are read below its public functions, which don't say who made a group.
     """
     tables: Any = global_state._connect_and_get_accessor()
+    gcs_pb2: Any = messages  # whose classes are made when it is imported
     actors = map(gcs_pb2.ActorTableData.FromString, tables.get_actor_table(None, "DEAD"))
     dead = {actor.actor_id for actor in actors}
     groups = list(map(gcs_pb2.PlacementGroupTableData.FromString, tables.get_placement_group_table()))

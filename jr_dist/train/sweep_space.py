@@ -143,7 +143,8 @@ def _span(name: str, kind: str, values: tuple[Any, ...], kinds: set[Any]) -> Spa
 def _checked(name: str, field: FieldInfo, value: Any) -> Any:
     """The value as the setting's own kind."""
     try:
-        return TypeAdapter(Annotated[field.annotation, field]).validate_python(value)
+        kind: Any = Annotated[field.annotation, field]
+        return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         allowed = error.errors()[0]["msg"].replace("Input should be", "allowed is")
         raise InputError(f"sweep.space: {name} may not be {value}; {allowed}; correct it") from None

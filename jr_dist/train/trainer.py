@@ -17,7 +17,7 @@ import ray
 import ray.train
 import torch
 from ray.exceptions import RayError, RayTaskError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from torch import Tensor
 
@@ -55,6 +55,7 @@ from jr_dist.train.run_report import Resources, run_report, write_report
 from jr_dist.train.state import bank_layout, row_optimiser
 from jr_dist.train.stop_signal import passing_on, stop_asked
 from jr_dist.train.telemetry import TrainTelemetry
+from jr_dist.train.validations import Validations
 
 
 @dataclass(frozen=True)
@@ -226,14 +227,9 @@ def _train_on_ray(
 
 
 def _attempt(
-    config: Config,
-    run: Path,
-    start: Path | None,
-    side_by_side: int,
-    incarnation: int,
-    asked: Event,
+    config: Config, run: Path, start: Path | None, side_by_side: int, incarnation: int, asked: Event,
     report: Report | None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """One start: the shards where there are several workers or shards, and the workers."""
     settings, asks = config.train, _asks(config)
     *of_shards, workers = asks
@@ -266,7 +262,7 @@ def _attempt(
             run_config=RunConfig(
                 name=f"start-{incarnation}",
                 storage_path=str(run / "ray"),
-                callbacks=[] if report is None else [_Validations(report)],
+                callbacks=[] if report is None else [Validations(report)],
                 # Whether to start again is decided here: workers and shards begin anew together.
                 failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
             ),
@@ -274,16 +270,6 @@ def _attempt(
         metrics = trainer.fit().return_value
     assert metrics is not None, "rank 0 returns the last validation"
     return metrics
-
-
-class _Validations(UserCallback):
-    """Hands on, in Ray Train's controller, what rank 0 reports."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-
-    def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: object) -> None:
-        self._report(metrics[0])
 
 
 class _TrainerWithoutDashboard(TorchTrainer):
