@@ -32,6 +32,7 @@ from jr_dist.evaluate.sweep_table import (
     to_json,
     to_markdown,
 )
+from jr_dist.log import say
 from jr_dist.progress import Progress, progress
 from jr_dist.train.checks import check, with_absolute_paths
 from jr_dist.train.run_directory import CONFIG, has_checkpoint, prepare, write_settings
@@ -186,7 +187,7 @@ def _resources(plan: SweepPlan) -> tuple[list[Room], int]:
             f"bank.num_shards {plan.config.bank.num_shards}; allowed is what the cluster has: {why}; lower them, or "
             "add machines"
         )
-    print(f"sweep: {plan.num_trials} trials and {plan.num_repeats} repeats, {at_once} at a time: {why}", flush=True)
+    say(f"sweep: {plan.num_trials} trials and {plan.num_repeats} repeats, {at_once} at a time: {why}")
     return processes, at_once
 
 
@@ -266,9 +267,13 @@ def _teller(plan: SweepPlan, state: Progress) -> Callable[[Trial], None]:
             chamfer = "" if trial.chamfer_x100 is None else f", chamfer x100 {trial.chamfer_x100:.4f}"
             why = f": {trial.reason}" if trial.reason else ""
             at = f" at epoch {epochs_of(trial):g} of {plan.config.train.epochs}"
-            print(f"sweep: {trial.name} {trial.state}{at}{chamfer} ({values}, seed {trial.seed}){why}", flush=True)
+            level = "error" if trial.state == "failed" else "info"
+            fields = {"event": trial.state, "trial": trial.name, "chamfer_x100": trial.chamfer_x100}
+            line = f"sweep: {trial.name} {trial.state}{at}{chamfer} ({values}, seed {trial.seed}){why}"
+            say(line, level=level, fields=fields)
         elif before is not None and trial.tries > before[1]:
-            print(f"sweep: {trial.name} starts again from its checkpoint, its process died", flush=True)
+            line = f"sweep: {trial.name} starts again from its checkpoint, its process died"
+            say(line, level="warning", fields={"event": "again", "trial": trial.name, "tries": trial.tries})
 
     return tell
 

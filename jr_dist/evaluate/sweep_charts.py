@@ -64,10 +64,9 @@ def setting_chart(table: SweepTable, name: str) -> str:
 
 def parallel_chart(table: SweepTable) -> str:
     """Each trial a line over all settings to its chamfer; the darker, the better; early stops are dashed."""
-    trials = sorted(
-        (trial for trial in table.trials if trial.chamfer_x100 is not None),
-        key=lambda trial: -(trial.chamfer_x100 or 0),
-    )
+    winner = table.best.trial.name
+    trials = [trial for trial in table.trials if trial.chamfer_x100 is not None]
+    trials.sort(key=lambda trial: (trial.name == winner, -(trial.chamfer_x100 or 0.0)))  # the last lies on top
     if not trials:
         return ""
     values = [trial.chamfer_x100 or 0.0 for trial in trials]
@@ -87,8 +86,8 @@ def parallel_chart(table: SweepTable) -> str:
         points.append((right, last.place(trial.chamfer_x100 or 0.0)))
         better = (rank + 1) / len(trials)
         dash = ";stroke-dasharray:4 4" * (trial.state == "stopped")
-        winner = trial.name == table.best.trial.name
-        style = f"stroke:var(--line-{2 if winner else 7});stroke-width:{2.5 if winner else 1.3}"
+        colour, width = (2, 2.5) if trial.name == winner else (7, 1.3)
+        style = f"stroke:var(--line-{colour});stroke-width:{width}"
         style += f";opacity:{0.25 + 0.75 * better:.2f}{dash}"
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(
