@@ -35,7 +35,7 @@ from jr_dist.evaluate.sweep_table import (
 from jr_dist.log import say
 from jr_dist.progress import Progress, progress
 from jr_dist.train.checks import check, with_absolute_paths
-from jr_dist.train.run_directory import CONFIG, has_checkpoint, prepare, write_settings
+from jr_dist.train.run_directory import CONFIG, has_checkpoint, write_settings
 from jr_dist.train.schedule import make_schedule
 from jr_dist.train.sweep_space import Space, read_space, size
 from jr_dist.train.trials import RECORD, Record, Trial, finalists, grace_epochs, means, repeat_trials, trial_config
@@ -100,7 +100,6 @@ def sweep(config: Config) -> SweepTable:
     """
     plan = plan_sweep(config)
     config, record = plan.config, plan.record
-    prepare(config)
     write_settings(config)
     from jr_dist.train.sweep import Search, run_trials  # Ray Tune and Optuna are not needed to plan
 

@@ -101,7 +101,7 @@ def run_trials(
             scheduler=scheduler,
             num_samples=len(waiting) + missing,
             max_concurrent_trials=at_once,
-            reuse_actors=False,
+            reuse_actors=True,  # starting a process costs more than a small trial
             trial_dirname_creator=lambda trial: trial.config["name"],
         ),
         run_config=tune.RunConfig(
