@@ -6,6 +6,7 @@ the earlier points, ASHA the earlier validations, and a trial that was begun goe
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
@@ -101,7 +102,8 @@ def run_trials(
             scheduler=scheduler,
             num_samples=len(waiting) + missing,
             max_concurrent_trials=at_once,
-            reuse_actors=True,  # starting a process costs more than a small trial
+            # Starting a process costs more than a small trial. A driver of Ray Train can't be made to stop, but killed.
+            reuse_actors=config.train.num_workers == 0,
             trial_dirname_creator=lambda trial: trial.config["name"],
         ),
         run_config=tune.RunConfig(
@@ -112,12 +114,15 @@ def run_trials(
             verbose=0,
         ),
     )
+    if "JR_DEBUG" not in os.environ:
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `watch` says in a line what failed
     tuner.fit()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _train(told: dict[str, Any], *, settings: dict[str, Any], at_once: int) -> None:
     """What a trial's own process runs: `train`, here or as the driver of Ray Train's workers."""
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"  # a trial that was stopped writes its report first
     config = trial_config(Config.model_validate(settings), Trial(**told))
     try:
         schedule = _schedule(config)
