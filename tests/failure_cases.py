@@ -195,8 +195,12 @@ def assert_equal_runs(run: Path, undisturbed: Path) -> None:
 
 
 def logged(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log, without what depends on when it was started and how busy the machine was."""
+    """The lines of a run's log, without what depends on when it was started and how busy the machine was.
+
+    Each start that came to its end has a line that says so, and a disk that is full may have no room for it.
+    """
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if line["part"] != "end"]
     return [{name: value for name, value in line.items() if name not in _OF_THE_START} for line in lines]
 
 
@@ -238,8 +242,9 @@ def reasons_of(run: Path) -> list[str]:
 
 
 def bytes_of(run: Path) -> dict[str, bytes]:
-    """Every file below a folder, where it points to or what it holds, but for the notes of starts."""
+    """Every file below a folder, where it points to or what it holds, but for the notes of starts and their report."""
     files = [path for path in sorted(run.rglob("*")) if path.is_file() and path.parent.name != "starts"]
+    files = [path for path in files if path.stem != "run-report"]
     links = [path for path in sorted(run.rglob("*")) if path.is_symlink()]
     return {str(path.relative_to(run)): path.read_bytes() for path in files} | {
         str(path.relative_to(run)): str(path.readlink()).encode() for path in links

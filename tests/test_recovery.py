@@ -156,9 +156,9 @@ def drive(run: Path, outcomes: list[Any], steps: list[int]) -> tuple[list[str], 
         patch.setattr(trainer, "_attempt", attempt)
         patch.setattr(trainer, "_check_capacity", lambda *_: None)
         patch.setattr(trainer, "saved_step", lambda run: steps.pop(0))
-        patch.setattr(trainer, "time", SimpleNamespace(sleep=waits.append))
+        asked: Any = SimpleNamespace(wait=waits.append)  # SIGTERM never comes: the wait ends and says None
         try:
-            result: Any = trainer._train_on_ray(settings(run, run), run, None, 1)
+            result: Any = trainer._train_on_ray(settings(run, run), run, None, 1, asked, None)
         except Exception as error:
             result = error
     reasons = [json.loads(path.read_text())["reason"] for path in sorted((run / "starts").iterdir())]

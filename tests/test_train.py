@@ -75,7 +75,7 @@ def test_a_run_leaves_what_evaluation_needs(tiny_dataset, tmp_path, method):
     config = settings(tiny_dataset, tmp_path / "run", train__method=method)
     result = train(config)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert {line["part"] for line in lines} == {"train", "val"}
+    assert {line["part"] for line in lines} == {"train", "val", "end"}
     assert result.metrics["n"] == open_dataset(tiny_dataset).manifest.counts["val"]
     assert load_config(tmp_path / "run" / "config.yaml") == config
     model = load_run(tmp_path / "run")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jr_dist.bank.actors import SHARD_CPUS
 from jr_dist.config import Config
-from jr_dist.train.trainer import WORKER_CPUS, num_shard_actors
+from jr_dist.placement import SHARD_CPUS, WORKER_CPUS, num_shard_actors
 
 #: what a trial's own process asks for where Ray Train's workers compute: it only waits
 DRIVER_CPUS = 0.01
