@@ -4,6 +4,7 @@ warning a second, wait for minutes, and tell neither from the other."""
 from __future__ import annotations
 
 import logging
+import os
 import time
 from typing import Any
 
@@ -33,9 +34,8 @@ def knock(address: str, timeout: float) -> str:
     messages: Any = gcs_service_pb2  # whose names are made when it is imported
 
     place = _host_and_port(address)
-    # As Ray does when it joins: a token that is there is used. It announces that in two lines.
-    logging.getLogger(token.__name__).setLevel(logging.ERROR)
-    token.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    logging.getLogger(token.__name__).setLevel(logging.ERROR)  # it announces that a token is used
+    enabled = bool(os.environ.get(token.AUTH_MODE_ENV_VAR))
     started = time.monotonic()
     while True:
         left = timeout - (time.monotonic() - started)
@@ -52,6 +52,11 @@ def knock(address: str, timeout: float) -> str:
         except AuthenticationError as missing:  # RAY_AUTH_MODE asks for a token, and none is there
             raise _wrong_token(address, str(missing).partition(".")[0]) from None
         if code == grpc.StatusCode.UNAUTHENTICATED:
+            # Nobody said whether to use a token: one that lies there is tried now, and not before, since the processes
+            # of a cluster that has none could not talk to one that asks for it.
+            if not enabled and token.maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
+                enabled = True
+                continue
             raise _wrong_token(address, details) from None
         left = timeout - (time.monotonic() - started)
         if left <= 0:
@@ -65,7 +70,7 @@ def knock(address: str, timeout: float) -> str:
 def _wrong_token(address: str, reason: str) -> InputError:
     return InputError(
         f"the Ray cluster at {address} refuses the token of this machine ({reason}); allowed is the token it was "
-        "started with; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put it into ~/.ray/auth_token"
+        "started with; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to it or put it into ~/.ray/auth_token"
     )
 
 

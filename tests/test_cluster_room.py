@@ -98,6 +98,52 @@ def test_a_wrong_token_is_refused_at_once(with_token, tiny_dataset, tmp_path, ho
 
 
 @pytest.mark.slow
+def test_a_token_that_lies_there_is_used_where_a_cluster_asks_for_one(with_token, tiny_dataset, tmp_path):
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text(TOKEN)
+    code = "import os, sys; from jr_dist.cluster_knock import knock; knock(sys.argv[1], 5); "
+    code += "print(os.environ['RAY_AUTH_MODE'])"
+    words = [sys.executable, "-c", code, with_token.address]
+    done = subprocess.run(words, env=environment(HOME=str(tmp_path)), capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["token"] and not done.stderr
+
+
+OPEN_CLUSTER = """
+import os, sys
+from ray.cluster_utils import Cluster
+from jr_dist.cluster import connect
+from jr_dist.config import ClusterConfig
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20})
+with connect(ClusterConfig(address=cluster.address)):
+    import ray
+
+    class Process:
+        def answer(self):
+            return 7
+
+    print(ray.get(ray.remote(num_cpus=1)(Process).remote().answer.remote(), timeout=60), "RAY_AUTH_MODE" in os.environ)
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_without_tokens_is_joined_without_one_though_one_lies_there(tmp_path):
+    """Its processes could not answer a driver that asks them for tokens: actors would die as soon as they start."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text(TOKEN)
+    mark = uuid.uuid4().hex
+    own = environment(mark, HOME=str(tmp_path))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", OPEN_CLUSTER], env=own, capture_output=True, text=True, timeout=200
+        )
+    finally:
+        kill_tree(mark)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-2:] == ["7", "False"]
+
+
+@pytest.mark.slow
 def test_more_gpus_than_there_are_are_refused_with_what_there_is(with_token, tiny_dataset, tmp_path):
     flags = ["--train.device=cuda", "--train.num_workers=2", "--train.batch_size=4", "--cluster.timeout=3"]
     line = refusal(train(tiny_dataset, tmp_path / "run", f"--cluster.address={with_token.address}", *flags))
