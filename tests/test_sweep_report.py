@@ -40,7 +40,7 @@ def marks(svg: str) -> dict[str, float]:
     for group in ElementTree.fromstring(svg).iter("g"):
         if group.get("class") == "paper":
             line = group.find("line")
-            found[group.get("data-setting")] = float(line.get("x1")) if line is not None else 0.0
+            found[group.get("data-setting", "")] = float(line.get("x1", "nan")) if line is not None else 0.0
     return found
 
 
@@ -105,6 +105,7 @@ def test_an_interval_holds_its_mean_and_is_drawn():
     trials = [trial(number, 1.0 + number, 2, float(value)) for number, value in enumerate((3, 4, 5, 9, 4, 3))]
     table = table_of(trials, SPACE)
     [two, _] = bins(table, K)
+    assert two.reached is not None and two.reached.low is not None and two.reached.high is not None
     assert two.reached.n == 6 and two.reached.low < two.reached.mean < two.reached.high
     assert setting_chart(table, K).count("<rect") == 2  # and the legend's
 
