@@ -1,4 +1,4 @@
-"""Write aside, then rename: a file or directory is whole or not there."""
+"""Write aside, then rename: a file or directory is whole or not there. An object of a store always is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jr_dist.errors import InputError
+from jr_dist.locations import AnyPath, UriPath, as_path
 
 #: what an OSError says of a disk, or of one's share of it, that is full
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -30,12 +31,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def atomic_write(path: str | Path, content: bytes | str) -> None:
+def atomic_write(path: str | AnyPath, content: bytes | str) -> None:
     """Replace the file `path` by `content` in one step; after a crash the old content or the new one is there."""
-    path = Path(path)
+    path = as_path(path)
+    data = content.encode() if isinstance(content, str) else content
+    if isinstance(path, UriPath):
+        path.write_bytes(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
-    data = content.encode() if isinstance(content, str) else content
     try:
         with open(aside, "wb") as file:
             file.write(data)

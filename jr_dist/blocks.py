@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from safetensors.numpy import load, save
 from jr_dist.atomic import NO_ROOM, atomic_write
 from jr_dist.config import ClusterConfig
 from jr_dist.errors import InputError
+from jr_dist.locations import AnyPath, StoreAwayError
 
 #: from a job's task to its named arrays
 Work = Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]]
@@ -40,7 +40,7 @@ def run_jobs(
     make_work: Callable[..., Work],
     arguments: tuple[Any, ...],
     jobs: Sequence[Job],
-    folder: Path,
+    folder: AnyPath,
     *,
     advance: Callable[[int], None],
     num_workers: int = 0,
@@ -97,10 +97,12 @@ def run_jobs(
     )
 
 
-def read_result(folder: Path, job: Job) -> dict[str, np.ndarray]:
+def read_result(folder: AnyPath, job: Job) -> dict[str, np.ndarray]:
     """The arrays of a finished job. Raises `InputError` where its file is missing, damaged or of another task."""
     try:
         return _read(folder, job)
+    except StoreAwayError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"block {_path(folder, job)} can't be used ({_reason(error)}); allowed is the file as it was written; run "
@@ -108,20 +110,22 @@ def read_result(folder: Path, job: Job) -> dict[str, np.ndarray]:
         ) from None
 
 
-def _problem(folder: Path, job: Job) -> str | None:
+def _problem(folder: AnyPath, job: Job) -> str | None:
     """Why a job's file can't be used; None where it can."""
     try:
         _read(folder, job)
+    except StoreAwayError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         return _reason(error)
     return None
 
 
 def _reason(error: Exception) -> str:
-    return str(error.strerror if isinstance(error, OSError) else error)
+    return str((error.strerror or error) if isinstance(error, OSError) else error)
 
 
-def _path(folder: Path, job: Job) -> Path:
+def _path(folder: AnyPath, job: Job) -> AnyPath:
     return folder / f"{job.name}.safetensors"
 
 
@@ -139,7 +143,7 @@ def _saved(result: Mapping[str, np.ndarray], about: str) -> bytes:
     return save({name: np.ascontiguousarray(values) for name, values in result.items()}, {_ABOUT: about})
 
 
-def _read(folder: Path, job: Job) -> dict[str, np.ndarray]:
+def _read(folder: AnyPath, job: Job) -> dict[str, np.ndarray]:
     content = _path(folder, job).read_bytes()
     result = load(content)
     # What `load` accepts is 8 bytes with the header's length, and a header of JSON.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +18,7 @@ from jr_dist.errors import InputError
 from jr_dist.evaluate.protocol import check_output, evaluate
 from jr_dist.evaluate.tables import Tables
 from jr_dist.evaluate.views import check_all_protocols, check_suits, open_views
+from jr_dist.locations import AnyPath, as_path
 from jr_dist.log import say
 from jr_dist.train.checkpoint import saved_step
 from jr_dist.train.checks import check, with_absolute_paths
@@ -52,9 +52,9 @@ class PlannedRun:
     num_steps: int
 
     @property
-    def path(self) -> Path:
+    def path(self) -> AnyPath:
         """Its run directory."""
-        return Path(self.config.run.path)
+        return as_path(self.config.run.path)
 
     @property
     def finished(self) -> bool:
@@ -106,7 +106,7 @@ def compare(config: Config) -> Tables:
     """
     runs = plan_comparison(config)
     config = with_absolute_paths(config)
-    out = Path(config.run.path) / EVALUATION
+    out = as_path(config.run.path) / EVALUATION
     check_output(out)
     for run in runs:
         if run.config.train.teacher is None:
@@ -175,7 +175,7 @@ def _methods(names: Sequence[str]) -> list[str]:
 
 def _run(config: Config, method: str, seed: int, categories: tuple[str, ...] | None, num_steps: int) -> PlannedRun:
     suffix = f"-{categories[0]}" if config.compare.per_category and categories else ""
-    root, name = Path(config.run.path), f"{method}-{seed}{suffix}"
+    root, name = as_path(config.run.path), f"{method}-{seed}{suffix}"
     trained = "ours" if method == LETTER else method
     teacher = METHODS[trained].teacher
     changes: dict[str, dict[str, Any]] = {"retrieval": {}, "train": {}}

@@ -8,7 +8,6 @@ this file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -27,6 +26,7 @@ from jr_dist.config_section import (
     split_commas,
 )
 from jr_dist.config_sweep import SweepConfig
+from jr_dist.locations import AnyPath, as_path
 
 
 class DataConfig(Section):
@@ -378,14 +378,14 @@ def flatten(config: Config) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, keys in tree.items() for key, value in keys.items()}
 
 
-def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+def load_config(path: str | AnyPath | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
     """The settings of the YAML file `path` (None: the defaults), with `overrides` on top.
 
     `overrides` = {"section.key": value}; a value may be text, as typed on a command line. Raises `InputError`
     with one line that names the setting.
     """
     known = known_settings()
-    tree = {} if path is None else read_tree(Path(path), known)
+    tree = {} if path is None else read_tree(as_path(path), known)
     for name, value in (overrides or {}).items():
         section, _, key = name.partition(".")
         if key not in known.get(section, ()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from jr_dist.errors import InputError
+from jr_dist.locations import AnyPath
 
 # Section -> its keys, in the order of the tree.
 Known = Mapping[str, Sequence[str]]
@@ -33,7 +33,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_tree(path: Path, known: Known) -> dict[str, dict[str, Any]]:
+def read_tree(path: AnyPath, known: Known) -> dict[str, dict[str, Any]]:
     """The file as {section: {key: value}}; every name checked against `known`, the values not yet.
 
     Raises `InputError` for a file that can't be read, is no YAML or names a setting that does not exist.
@@ -53,10 +53,9 @@ def read_tree(path: Path, known: Known) -> dict[str, dict[str, Any]]:
     return {section: dict(keys or {}) for section, keys in tree.items()}
 
 
-def _parse(path: Path) -> Any:
+def _parse(path: AnyPath) -> Any:
     try:
-        with open(path, encoding="utf-8") as file:
-            return yaml.load(file, _StrictLoader) or {}  # noqa: S506 - a SafeLoader
+        return yaml.load(path.read_text(encoding="utf-8"), _StrictLoader) or {}  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise InputError(f"config file {path} can't be read ({error.strerror}); name an existing YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -66,7 +65,7 @@ def _parse(path: Path) -> Any:
         raise InputError(f"config file {path}{line} is no valid YAML ({reason}); correct it") from None
 
 
-def unknown_setting(name: str, where: str | Path, known: Known) -> InputError:
+def unknown_setting(name: str, where: str | AnyPath, known: Known) -> InputError:
     """The error for a section or `section.key` that does not exist, with the nearest one that does."""
     section, _, key = name.partition(".")
     settings = [f"{section}.{key}" for section, keys in known.items() for key in keys]
@@ -78,7 +77,7 @@ def unknown_setting(name: str, where: str | Path, known: Known) -> InputError:
     return InputError(f"unknown setting {name} in {where}; {allowed}; {remedy}")
 
 
-def invalid_value(error: ValidationError, path: str | Path | None, overridden: Mapping[str, Any]) -> InputError:
+def invalid_value(error: ValidationError, path: str | AnyPath | None, overridden: Mapping[str, Any]) -> InputError:
     """The first of pydantic's complaints as one line: setting, value, what is allowed, remedy."""
     details = error.errors()
     first = details[0]

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +16,7 @@ from jr_dist.bank.desk import Request, ShardDesk
 from jr_dist.bank.layout import BankLayout, cut
 from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.bank.shard import BankShard, Proposal, Update
+from jr_dist.locations import AnyPath
 
 
 class Answer(Protocol):
@@ -183,22 +183,25 @@ class BankClient:
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
-    def all_see(self, path: Path) -> bool:
-        """Whether there is such a file wherever a shard runs."""
+    def all_see(self, path: AnyPath) -> bool:
+        """Whether there is such a file wherever a shard runs; where it is an object, others can be put beside it.
+
+        Raises `InputError` where a store refuses that.
+        """
         return all(self._wait([self._send(i, "sees", path) for i in range(len(self._shards))]))
 
-    def save(self, folder: Path) -> dict[str, str]:
+    def save(self, folder: AnyPath) -> dict[str, str]:
         """Have every shard write its blocks into `folder`; returns the hash of each file."""
         saved = self._wait([self._send(i, "save", folder) for i in range(len(self._shards))])
         return {name: digest for of_shard in saved for name, digest in of_shard.items()}
 
-    def load(self, folder: Path, hashes: Mapping[str, str], *, version: int, embedding_version: int) -> None:
+    def load(self, folder: AnyPath, hashes: Mapping[str, str], *, version: int, embedding_version: int) -> None:
         """Have every shard take up its blocks of a checkpoint; one rank does it, the others call `loaded`."""
         state = {"version": version, "embedding_version": embedding_version}
         self._wait([self._send(i, "load", folder, hashes, **state) for i in range(len(self._shards))])
         self.loaded(**state)
 
-    def take_over(self, folder: Path, hashes: Mapping[str, str], tables: Sequence[str]) -> None:
+    def take_over(self, folder: AnyPath, hashes: Mapping[str, str], tables: Sequence[str]) -> None:
         """Have every shard set its rows of `tables` to another run's checkpoint; one rank does it."""
         self._wait([self._send(i, "take_over", folder, hashes, tables) for i in range(len(self._shards))])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from jr_dist.array_files import read_arrays, write_arrays
 from jr_dist.bank.layout import BankLayout, initial_block
 from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.bank.scan import Scan, distances, new_scan_copy, scan, set_scan_rows
+from jr_dist.locations import AnyPath, UriPath, check_access
 from jr_dist.models.retrieval import MINIMUM_WEIGHT
 
 #: a matrix of more distances than these would count beside the tables
@@ -110,8 +110,10 @@ class BankShard:
             rows[own], least[own] = self._source_ids[best], squared[np.arange(len(best)), best]
         return rows, least
 
-    def sees(self, path: Path) -> bool:
-        """Whether there is such a file where this shard runs."""
+    def sees(self, path: AnyPath) -> bool:
+        """Whether there is such a file where this shard runs; where it is an object, others can be put beside it."""
+        if isinstance(path, UriPath):
+            check_access(path.parent, "run.path")
         return path.is_file()
 
     @property
@@ -185,7 +187,7 @@ class BankShard:
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path) -> dict[str, str]:
+    def save(self, folder: AnyPath) -> dict[str, str]:
         """Write every block into `folder`, one file each, so that any number of shards can take them up again.
 
         Returns the hash of each file.
@@ -195,7 +197,7 @@ class BankShard:
             for block in self.blocks
         }
 
-    def load(self, folder: Path, hashes: Mapping[str, str], *, version: int, embedding_version: int) -> None:
+    def load(self, folder: AnyPath, hashes: Mapping[str, str], *, version: int, embedding_version: int) -> None:
         """Take up the blocks of a checkpoint made after `version` steps.
 
         Raises `InputError` naming the file that is missing or damaged.
@@ -205,7 +207,7 @@ class BankShard:
             self.load_block_state(block, state, embedding_version)
         self.version = version
 
-    def take_over(self, folder: Path, hashes: Mapping[str, str], tables: Sequence[str]) -> None:
+    def take_over(self, folder: AnyPath, hashes: Mapping[str, str], tables: Sequence[str]) -> None:
         """Set some tables to what they are in another run's checkpoint, whose blocks are of the same size.
 
         Raises `InputError` naming the file that is missing or damaged.

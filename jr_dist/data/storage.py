@@ -1,8 +1,15 @@
-"""Where a dataset lies: a local path or a URI (s3, gs, file), reached through `pyarrow.fs`."""
+"""Where data lies: a local path or a URI (s3, gs, file), reached through `pyarrow.fs`.
+
+A URI may carry a query that says how its store is reached (`s3://bucket/folder?scheme=http&endpoint_override=HOST:PORT`);
+what lies below it is named by `join`, which keeps the query at the end.
+"""
 
 from __future__ import annotations
 
+import os
+from functools import lru_cache
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -10,6 +17,10 @@ import pyarrow.fs as pafs
 from jr_dist.errors import InputError
 
 _REMEDY = "give a local path or a URI such as s3://bucket/folder"
+#: what the query of an s3 URI may say
+_S3_OPTIONS = ("region", "scheme", "endpoint_override", "tls_ca_file_path")
+#: seconds, and attempts of a request: with all waits between them the client gives up within two minutes
+_CONNECT_SECONDS, _ANSWER_SECONDS, _ATTEMPTS = 10.0, 30.0, 3
 
 
 def as_location(path: str | Path) -> str:
@@ -25,20 +36,68 @@ def is_uri(path: str | Path) -> bool:
     return "://" in str(path)
 
 
+def join(location: str, *names: str) -> str:
+    """The location of what lies below another; the query of a URI stays at its end."""
+    base, mark, query = location.partition("?") if is_uri(location) else (location, "", "")
+    return "/".join([base.rstrip("/"), *names]) + mark + query
+
+
 def resolve(location: str, filesystem: pafs.FileSystem | None = None) -> tuple[pafs.FileSystem, str]:
     """The file system of a location and the path within it.
 
-    `filesystem`, where given, is used as it is. Raises `InputError` for a scheme nobody knows.
+    `filesystem`, where given, is used as it is. Raises `InputError` for a scheme nobody knows, and for a URI that holds
+    credentials: it is written into settings and checkpoints.
     """
     if filesystem is not None:
         return filesystem, location.rstrip("/")
     if not is_uri(location):
         return pafs.LocalFileSystem(), location
+    parts = urlsplit(location)
+    if parts.username is not None:
+        raise InputError(
+            f"{parts.scheme}://...@{parts.hostname} holds credentials, which would be written into every run; allowed "
+            "is an address alone; put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     try:
-        found, root = pafs.FileSystem.from_uri(location)
+        if parts.scheme == "s3":
+            return _s3(parts.netloc, parts.query, _endpoint()), f"{parts.netloc}{parts.path}".rstrip("/")
+        found, root = _from_uri(location)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise InputError(f"{location} can't be reached ({error}); {_REMEDY}") from error
     return found, root.rstrip("/")
+
+
+_from_uri = lru_cache(maxsize=64)(pafs.FileSystem.from_uri)
+
+
+def _endpoint() -> str:
+    """The server that the environment names instead of Amazon's, as a URL; "" where it names none."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+@lru_cache(maxsize=64)
+def _s3(bucket: str, query: str, endpoint: str) -> pafs.S3FileSystem:
+    """What reaches a bucket, once in a process: with timeouts, which `from_uri` can't be told, and few attempts."""
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(options.keys() - set(_S3_OPTIONS))
+    if unknown:
+        raise InputError(
+            f"s3://{bucket}/...?{query} has the option {unknown[0]}; allowed are {', '.join(_S3_OPTIONS)}; leave it out"
+        )
+    if endpoint and "endpoint_override" not in options:
+        scheme, _, host = endpoint.rpartition("://")
+        options = {"scheme": scheme or "https", **options, "endpoint_override": host.rstrip("/")}
+    region = options.pop("region", None) or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if region is None:
+        region = "us-east-1" if "endpoint_override" in options else pafs.resolve_s3_region(bucket)
+    return pafs.S3FileSystem(
+        region=region,
+        connect_timeout=_CONNECT_SECONDS,
+        request_timeout=_ANSWER_SECONDS,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+        allow_delayed_open=True,  # a small object is one request
+        **options,
+    )
 
 
 def read_bytes(filesystem: pafs.FileSystem, path: str) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from jr_dist.evaluate.runs import Failure, Ground, LoadedRun, differing_settings
 from jr_dist.evaluate.sizes import size_curves
 from jr_dist.evaluate.tables import CHAMFER, FRAME, Database, RunInfo, Tables
 from jr_dist.geometry.joints import Joints, num_connected_components
+from jr_dist.locations import as_path
 from jr_dist.train.journal import training_minutes
 
 NOTES = (
@@ -77,7 +77,7 @@ def assemble(
 
 
 def _info(run: LoadedRun, ground: Ground) -> RunInfo:
-    minutes = training_minutes(Path(run.path))
+    minutes = training_minutes(as_path(run.path))
     return RunInfo(run.path, run.name, run.seed, ground.scope.categories, minutes, flatten(run.model.config))
 
 

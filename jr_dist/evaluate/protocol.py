@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TextIO
 
 import numpy as np
@@ -38,6 +37,7 @@ from jr_dist.evaluate.runs import (
 from jr_dist.evaluate.tables import Tables, to_csv, to_json
 from jr_dist.evaluate.views import check_all_protocols, check_shown_alike, check_suits, open_views
 from jr_dist.evaluate.work import failure_in, jobs_of, make_measurer, unpack
+from jr_dist.locations import AnyPath, as_path
 from jr_dist.progress import progress as progress_of
 from jr_dist.train.trained import load_run
 
@@ -55,11 +55,11 @@ class Found:
 
 
 def evaluate(
-    run_paths: Sequence[str | Path],
+    run_paths: Sequence[str | AnyPath],
     *,
     split: str = "test",
     num_points: int = 2048,
-    out: str | Path,
+    out: str | AnyPath,
     protocols: Sequence[str] = ("full",),
     ido: bool = True,
     num_workers: int = 0,
@@ -68,7 +68,7 @@ def evaluate(
     seed: int = 0,
     resamples: int = 2000,
     gallery: int = 12,
-    data: str | Path | None = None,
+    data: str | AnyPath | None = None,
     ido_settings: IdoConfig | None = None,
     cluster: ClusterConfig | None = None,
     progress: TextIO | None = None,
@@ -92,7 +92,7 @@ def evaluate(
     points than are stored, an unknown protocol, and where no run can be measured. A run among several that can't be is
     listed as absent.
     """
-    out, protocols = Path(out), check_all_protocols(protocols)
+    out, protocols = as_path(out), check_all_protocols(protocols)
     check_output(out)
     if resamples < LEAST_RESAMPLES:
         raise InputError(
@@ -102,7 +102,7 @@ def evaluate(
     runs, failures = load_runs(run_paths, load)
     for run in runs:
         check_suits(run.path, run.model.config.data, protocols)
-    dataset = open_dataset(data or runs[0].model.config.data.path)
+    dataset = open_dataset(str(data or runs[0].model.config.data.path))
     check_same_dataset(runs, dataset.hash, str(dataset.path))
     runs, unfinished = finished(runs, dataset)
     groups = scopes(runs, dataset.categories)
@@ -145,7 +145,7 @@ def evaluate(
     return tables
 
 
-def _sweep(folder: Path, jobs: Sequence[Job]) -> None:
+def _sweep(folder: AnyPath, jobs: Sequence[Job]) -> None:
     """Remove the blocks of evaluations that this one replaces."""
     own = {job.name for job in jobs}
     for path in folder.glob("*.safetensors"):
@@ -153,7 +153,7 @@ def _sweep(folder: Path, jobs: Sequence[Job]) -> None:
             path.unlink(missing_ok=True)
 
 
-def check_output(out: Path) -> None:
+def check_output(out: AnyPath) -> None:
     """Raises `InputError` where `out` is a file, or holds anything but an earlier evaluation: it will be replaced."""
     if out.exists() and not out.is_dir():
         raise InputError(f"output {out} is a file; allowed is a directory; name another")
@@ -196,7 +196,7 @@ def _ground(
     return Ground(scope, store, where, points[torch.from_numpy(where)], names, entrants(scope.runs), views)
 
 
-def collect(grounds: Sequence[Ground], jobs: Sequence[Job], folder: Path, num_targets: int) -> Found:
+def collect(grounds: Sequence[Ground], jobs: Sequence[Job], folder: AnyPath, num_targets: int) -> Found:
     """What every method scored on all targets of the table, blocks and groups of runs joined."""
     found: dict[tuple[str, int | None, str], Measured] = {}
     failures: list[Failure] = []

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path, PurePath
+from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from jr_dist.evaluate.methods import CHECKED, FIT_AWARE, FULL, LETTER, ORDER, ha
 from jr_dist.evaluate.runs import LoadedRun
 from jr_dist.evaluate.sizes import oracle_name
 from jr_dist.evaluate.tables import ALL, Comparison, Ranking, Sanity, Tables
+from jr_dist.locations import AnyPath, as_path
 
 # (part and key of metrics.jsonl, title, label of the axis, logarithmic): drawn where the runs logged them.
 _TRAINING = (
@@ -74,7 +75,7 @@ def to_html(tables: Tables, items: Sequence[Item], charts: Sequence[Chart]) -> s
     sheets = grids.sheets(tables)
     return environment.get_template("template.html.j2").render(
         tables=tables,
-        name=PurePath(tables.dataset).name or tables.dataset,
+        name=as_path(tables.dataset).name or tables.dataset,
         sheets=sheets,
         overview=grids.overview(tables),
         statement=markdown.statement(tables),
@@ -126,7 +127,7 @@ def _curve_charts(tables: Tables, protocol: str) -> list[Chart]:
 
 def training_charts(runs: Sequence[LoadedRun]) -> list[Chart]:
     """Curves from the runs' metrics.jsonl, a chart for each quantity that any of them logged."""
-    logged = [(run.name, read_metrics(Path(run.path) / "metrics.jsonl")) for run in runs]
+    logged = [(run.name, read_metrics(as_path(run.path) / "metrics.jsonl")) for run in runs]
     charts = []
     for part, key, title, label, log_y in _TRAINING:
         lines = [_line(name, *_series(entries, part, key)) for name, entries in logged]
@@ -135,7 +136,7 @@ def training_charts(runs: Sequence[LoadedRun]) -> list[Chart]:
     return charts
 
 
-def read_metrics(path: Path) -> list[Mapping[str, Any]]:
+def read_metrics(path: AnyPath) -> list[Mapping[str, Any]]:
     """The lines of a metrics.jsonl; none where the file is absent. A line cut short by a crash is skipped."""
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from jr_dist.evaluate.methods import (
     with_df,
 )
 from jr_dist.evaluate.views import Views
+from jr_dist.locations import AnyPath, as_path
 from jr_dist.train.checkpoint import matters, progress_of
 from jr_dist.train.run_directory import LAST, has_checkpoint
 
@@ -111,14 +111,14 @@ def entrants(runs: Sequence[LoadedRun]) -> tuple[Entrant, ...]:
 
 
 def load_runs(
-    paths: Sequence[str | Path], load: Callable[[str | Path], TrainedModelLike]
+    paths: Sequence[str | AnyPath], load: Callable[[str | AnyPath], TrainedModelLike]
 ) -> tuple[list[LoadedRun], list[Failure]]:
     """The runs that can be measured and those that can't. Raises `InputError` where none can, or one is given twice."""
     if not paths:
         raise InputError("no run was given; allowed is one run directory or more; name what `jr-dist train` wrote")
-    resolved = [Path(path).resolve() for path in paths]
-    for path in paths:
-        if resolved.count(Path(path).resolve()) > 1:
+    resolved = [as_path(path).resolve() for path in paths]
+    for path, lies in zip(paths, resolved, strict=True):
+        if resolved.count(lies) > 1:
             raise InputError(f"run {path} is given more than once; allowed is once; name each run once")
     runs, failures, errors = [], [], []
     for path in paths:
@@ -153,10 +153,10 @@ def finished(runs: Sequence[LoadedRun], dataset: Dataset) -> tuple[list[LoadedRu
     return whole, failures
 
 
-def failure_of(path: str | Path, reason: str) -> Failure:
+def failure_of(path: str | AnyPath, reason: str) -> Failure:
     """A failure under the names of the rows that the run would have filled, as far as its settings tell."""
     try:
-        config = load_config(Path(path) / "config.yaml")
+        config = load_config(as_path(path) / "config.yaml")
     except InputError:
         return Failure((f"run {path}",), None, reason)
     return Failure(fills(row_name(config.train.method, config.retrieval.loss)), config.train.seed, reason)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +12,7 @@ from jr_dist.config import IdoConfig
 from jr_dist.data.dataset import Dataset, open_dataset
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
+from jr_dist.locations import AnyPath
 from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.trained import load_run
 
@@ -49,9 +49,9 @@ class Database:
 
 
 def open_database(
-    run: str | Path,
+    run: str | AnyPath,
     *,
-    data: str | Path | None = None,
+    data: str | AnyPath | None = None,
     category: str | None = None,
     num_points: int = 2048,
     top_k: int = 1,
@@ -103,9 +103,9 @@ def open_database(
     )
 
 
-def _open_dataset(run: str | Path, data: str | Path | None, trained_on: str) -> Dataset:
+def _open_dataset(run: str | AnyPath, data: str | AnyPath | None, trained_on: str) -> Dataset:
     try:
-        return open_dataset(data or trained_on)
+        return open_dataset(str(data or trained_on))
     except InputError as error:
         if data is not None:
             raise

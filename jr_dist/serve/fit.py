@@ -13,6 +13,7 @@ import numpy as np
 from jr_dist.atomic import atomic_directory
 from jr_dist.data.part_mesh import to_glb
 from jr_dist.errors import InputError
+from jr_dist.locations import AnyPath
 from jr_dist.log import say
 from jr_dist.progress import progress
 from jr_dist.serve.database import Database, open_database
@@ -35,7 +36,7 @@ class FitSettings:
 
 
 def fit(
-    run: str | Path,
+    run: str | AnyPath,
     inputs: Sequence[str | Path],
     *,
     out: str | Path,
@@ -49,7 +50,7 @@ def fit(
     mirror: bool = False,
     pictures: bool = False,
     seed: int = 0,
-    data: str | Path | None = None,
+    data: str | AnyPath | None = None,
 ) -> list[FitResult]:
     """Fit meshes, clouds, photos and folders of them; write OUT/STEM/ (`result.json`, `rank-1.glb` ...) of each.
 

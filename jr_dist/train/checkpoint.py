@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from jr_dist.array_files import read_arrays, write_arrays
 from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset, count_rows
 from jr_dist.errors import InputError
+from jr_dist.locations import AnyPath, StoreAwayError
 from jr_dist.train.draw import Draw
 from jr_dist.train.run_directory import LAST, checkpoint_path, has_checkpoint, new_checkpoint
 from jr_dist.train.schedule import make_schedule
@@ -48,7 +48,7 @@ OWN_SETTINGS = {
 class Checkpoint:
     """What a checkpoint directory holds, read and checked; the blocks of the bank stay in their files."""
 
-    path: Path
+    path: AnyPath
     manifest: dict[str, Any]
     networks: dict[str, np.ndarray]
     optimiser: dict[str, np.ndarray]
@@ -60,7 +60,7 @@ class Checkpoint:
         return self.manifest["files"]
 
 
-def save_checkpoint(run: Path, names: Sequence[str], state: TrainState, *, dataset_hash: str) -> None:
+def save_checkpoint(run: AnyPath, names: Sequence[str], state: TrainState, *, dataset_hash: str) -> None:
     """Make the present state the run's checkpoints `names`: rank 0 writes the dense part, each shard its blocks.
 
     All ranks call it together. Raises `InputError` and `OSError` as `new_checkpoint` does.
@@ -103,7 +103,7 @@ def _gathered(state: TrainState) -> dict[str, np.ndarray]:
     return {name: np.concatenate(values) for name, values in zip(own, zip(*of_ranks, strict=True), strict=True)}
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: AnyPath) -> Checkpoint:
     """Read and verify a checkpoint. Raises `InputError` naming the file that is missing or damaged."""
     path = path.resolve()  # `last` may move on to another directory while we read
     manifest = read_manifest(path)
@@ -113,13 +113,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, manifest, networks, optimiser, drawn)
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: AnyPath) -> dict[str, Any]:
     """The manifest of a checkpoint. Raises `InputError` where there is none or it is of another kind."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = json.loads((path.resolve() / MANIFEST).read_text())
         known = manifest["schema"] == SCHEMA
         if known and manifest.pop("sha256") != _digest(manifest):
             raise ValueError("the manifest differs from its own hash")
+    except StoreAwayError:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
             f"{path} is no checkpoint ({MANIFEST} is missing or damaged); allowed is a directory that `jr-dist train` "
@@ -134,12 +136,12 @@ def _digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def saved_step(run: Path) -> int:
+def saved_step(run: AnyPath) -> int:
     """The step of the run's last checkpoint; 0 where there is none."""
     return read_manifest(checkpoint_path(run, LAST))["step"] if has_checkpoint(run) else 0
 
 
-def progress_of(run: str | Path, dataset: Dataset) -> tuple[int, int]:
+def progress_of(run: str | AnyPath, dataset: Dataset) -> tuple[int, int]:
     """The step of a run's last checkpoint, and the step at which its training ends."""
     manifest = read_manifest(checkpoint_path(run, LAST))
     settings = Config.model_validate(manifest["config"])
@@ -174,7 +176,7 @@ def restore(state: TrainState, checkpoint: Checkpoint, *, dataset_hash: str) -> 
 
 
 def check_same_run(
-    manifest: dict[str, Any], config: Config, source_ids: list[str], dataset_hash: str, path: Path
+    manifest: dict[str, Any], config: Config, source_ids: list[str], dataset_hash: str, path: AnyPath
 ) -> None:
     """Raise `InputError` unless the checkpoint was made from this dataset with these settings."""
     if manifest["dataset_hash"] != dataset_hash or manifest["source_ids"] != source_ids:

@@ -12,7 +12,9 @@ from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset, count_rows, open_dataset, require_rows
 from jr_dist.data.pictures import check_views, open_pictures, picture_settings
 from jr_dist.data.source_store import SourceStore
+from jr_dist.data.storage import as_location, is_uri, resolve
 from jr_dist.errors import InputError
+from jr_dist.locations import AnyPath
 from jr_dist.train.checkpoint import check_same_run, read_manifest
 from jr_dist.train.encoder_weights import check_encoder_weights
 from jr_dist.train.labels import check_labels
@@ -29,26 +31,25 @@ def with_absolute_paths(config: Config) -> Config:
 
     Raises `InputError` for a relative run.path in a submitted job: its folder goes when the job has ended.
     """
-    if in_a_job() and not Path(config.run.path).is_absolute():
+    if in_a_job() and not is_uri(config.run.path) and not Path(config.run.path).is_absolute():
         raise InputError(
             f"run.path is {config.run.path}, relative to the folder of a submitted job, which is removed after it; "
-            "allowed is an absolute path that all nodes see; name one"
+            "allowed is an absolute path that all nodes see, or a URI; name one"
         )
-
-    def absolute(path: str) -> str:
-        return path if "://" in path else str(Path(path).absolute())
-
     resume, teacher, labels = config.run.resume, config.train.teacher, config.labels.path
-    run = {"path": absolute(config.run.path), "resume": resume if resume in ("auto", "never") else absolute(resume)}
+    run = {
+        "path": as_location(config.run.path),
+        "resume": resume if resume in ("auto", "never") else as_location(resume),
+    }
     weights = config.model.encoder_weights
-    model = {"encoder_weights": weights if weights in ("imagenet", "none") else absolute(weights)}
+    model = {"encoder_weights": weights if weights in ("imagenet", "none") else as_location(weights)}
     return config.model_copy(
         update={
             "model": config.model.model_copy(update=model),
-            "data": config.data.model_copy(update={"path": absolute(config.data.path)}),
+            "data": config.data.model_copy(update={"path": as_location(config.data.path)}),
             "run": config.run.model_copy(update=run),
-            "train": config.train.model_copy(update={"teacher": teacher and absolute(teacher)}),
-            "labels": config.labels.model_copy(update={"path": labels and absolute(labels)}),
+            "train": config.train.model_copy(update={"teacher": teacher and as_location(teacher)}),
+            "labels": config.labels.model_copy(update={"path": labels and as_location(labels)}),
         }
     )
 
@@ -117,16 +118,18 @@ def _check_pictures(config: Config, dataset: Dataset) -> str:
 
 
 def _check_places(config: Config) -> None:
-    """Runs are written with renames and links, by all machines."""
-    for name, path in (("run.path", config.run.path), ("run.resume", config.run.resume)):
-        if "://" in path:
-            raise InputError(
-                f"{name} is {path}; allowed is a directory of a file system that all nodes share, not an object store; "
-                "name one, and copy the finished run"
-            )
+    """Raise `InputError` for a URI that nobody can reach, or of what is read by its path alone."""
+    for path in (config.run.path, config.run.resume, config.train.teacher, config.labels.path):
+        if path is not None and is_uri(path):
+            resolve(path)
+    if is_uri(config.model.encoder_weights):
+        raise InputError(
+            f"model.encoder_weights is {config.model.encoder_weights}; allowed are imagenet, none, or a file that all "
+            "nodes see, not a URI; copy it to one"
+        )
 
 
-def check_steps_left(step: int, schedule: Schedule, start: Path, *, goes_on: bool) -> None:
+def check_steps_left(step: int, schedule: Schedule, start: AnyPath, *, goes_on: bool) -> None:
     """Raise `InputError` where a checkpoint is behind the end of the run. A run may be started again at its own end."""
     if step > schedule.num_steps or (step == schedule.num_steps and not goes_on):
         raise InputError(

@@ -6,13 +6,14 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from jr_dist.locations import AnyPath
 from jr_dist.log import say
+from jr_dist.train.log_copies import BOARD, LogCopies
 from jr_dist.train.run_directory import METRICS
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -24,9 +25,10 @@ END = "end"
 class Journal:
     """Logs of the rank that writes them. Use as a context manager."""
 
-    def __init__(self, run: Path, num_steps: int, first_step: int, *, title: str, start: int, began: float) -> None:
-        self._file = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step)
+    def __init__(self, run: AnyPath, num_steps: int, first_step: int, *, title: str, start: int, began: float) -> None:
+        self._copies = LogCopies(run)
+        self._file = open(self._copies.folder / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+        self._board = SummaryWriter(str(self._copies.folder / BOARD), purge_step=first_step)
         self._num_steps, self._first_step, self._title = num_steps, first_step, title
         self._started = self._last_line = 0.0  # of the first step: what starting took says nothing of the rest
         self._nearest: deque[int] = deque(maxlen=512)
@@ -62,6 +64,11 @@ class Journal:
 
     def _who(self, event: str) -> dict[str, Any]:
         return {"event": event, "method": self._title, "start": self._start, "num_steps": self._num_steps}
+
+    def publish(self) -> None:
+        """Have the run hold all lines so far: before a checkpoint; a restart cuts those that are too many."""
+        self._board.flush()
+        self._copies.publish()
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self._began, 1)
@@ -103,13 +110,15 @@ class Journal:
     ) -> None:
         self._file.close()
         self._board.close()
+        if kind is None:
+            self._copies.close()
 
 
 def _short(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def recorded_step_seconds(run: Path) -> float | None:
+def recorded_step_seconds(run: AnyPath) -> float | None:
     """Seconds a step, validations included, from the first validation to the last of the newest start that has two."""
     seen: dict[int, list[tuple[int, float]]] = {}
     for entry in (entry for entry in read_metrics(run) if entry.get("part") == "val" and SECONDS in entry):
@@ -121,7 +130,7 @@ def recorded_step_seconds(run: Path) -> float | None:
     return None
 
 
-def training_minutes(run: Path) -> float | None:
+def training_minutes(run: AnyPath) -> float | None:
     """What a run took by its own metrics, preparation included; of each start, up to its last validation.
 
     None where it logged none.
@@ -134,7 +143,7 @@ def training_minutes(run: Path) -> float | None:
     return sum(seconds.values()) / 60 if seconds else None
 
 
-def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
+def read_metrics(run: AnyPath) -> Iterator[dict[str, Any]]:
     """The lines of a run's metrics in the order written: none where it logged none."""
     path = run / METRICS
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():

@@ -12,7 +12,6 @@ import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from jr_dist.data.schema import tensor
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
 from jr_dist.geometry.chamfer import chamfer_matrix
+from jr_dist.locations import AnyPath, as_path
 from jr_dist.models.ido import VERSION
 from jr_dist.models.refine import Refinement, refine
 from jr_dist.progress import progress
@@ -115,24 +115,19 @@ def open_labels(config: Config, dataset: Dataset) -> Labels:
     return Labels(values, columns, num_sources, versions)
 
 
-def labels_folder(config: Config, dataset: Dataset) -> Path:
+def labels_folder(config: Config, dataset: Dataset) -> AnyPath:
     """Where the table lies: in `labels.path` or the run, under a digest of what it depends on."""
-    root = Path(config.labels.path) if config.labels.path else Path(config.run.path) / "labels"
+    root = as_path(config.labels.path) if config.labels.path else as_path(config.run.path) / "labels"
     settings = json.dumps(_settings(config, dataset), sort_keys=True)
     return root / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
 def check_labels(config: Config, dataset: Dataset) -> None:
-    """Raise `InputError` for labels that this dataset can't have, or a place that can't hold them."""
+    """Raise `InputError` for labels that this dataset can't have."""
     if config.labels.num_points > dataset.num_points:
         raise InputError(
             f"labels.num_points is {config.labels.num_points}, but {dataset.path} stores {dataset.num_points} points a "
             "shape; allowed is at most that; lower it"
-        )
-    if config.labels.path and "://" in config.labels.path:
-        raise InputError(
-            f"labels.path is {config.labels.path}; allowed is a directory of a file system that all nodes share, not "
-            "an object store; name one"
         )
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import pairwise, repeat
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -19,6 +18,7 @@ from jr_dist.data.nearest_source import nearest_by_chamfer
 from jr_dist.data.pictures import open_pictures, picture_settings
 from jr_dist.data.source_store import SourceStore, local_source_batches
 from jr_dist.errors import InputError
+from jr_dist.locations import AnyPath, UriPath, as_path, check_access
 from jr_dist.log import say
 from jr_dist.train.candidates import begin_draw
 from jr_dist.train.checkpoint import load_checkpoint, restore, save_checkpoint
@@ -27,7 +27,15 @@ from jr_dist.train.group import Group
 from jr_dist.train.journal import Journal
 from jr_dist.train.methods.plan import StepPlan
 from jr_dist.train.methods.registry import METHODS
-from jr_dist.train.run_directory import BEST, LAST, has_checkpoint, keep_metrics_until, start_note, write_settings
+from jr_dist.train.run_directory import (
+    BEST,
+    LAST,
+    STARTS,
+    has_checkpoint,
+    keep_metrics_until,
+    start_note,
+    write_settings,
+)
 from jr_dist.train.schedule import Schedule, make_schedule
 from jr_dist.train.stages import StageClock
 from jr_dist.train.state import CloudSource, TrainState, new_state
@@ -66,7 +74,7 @@ def run_training(
     group: Group,
     batches: BatchSource,
     *,
-    start: Path | None,
+    start: AnyPath | None,
     report: Report,
     device: str = "cpu",
     clouds: CloudSource = local_source_batches,
@@ -88,7 +96,7 @@ def run_training(
         state = new_state(config, store, group, device, shards=shards, incarnation=incarnation, clouds=clouds)
         num_targets = count_rows(dataset, "train", config.data.categories)
         schedule = make_schedule(config.train, num_targets, group.world_size)
-        run = Path(config.run.path)
+        run = as_path(config.run.path)
         _check_shared(state, run)
         _go_on(state, run, start, dataset)
         shown, nearest = _to_validate(state, dataset)
@@ -123,6 +131,8 @@ def run_training(
                 names.append(LAST)
             if names:
                 with times.stage("checkpoint"):
+                    if log is not None:
+                        log.publish()
                     save_checkpoint(run, names, state, dataset_hash=dataset.hash)
             if validates:
                 if watch is not None:
@@ -200,7 +210,7 @@ def is_flat(state: TrainState, effective: list[tuple[float, float]]) -> bool:
     return flat_retrieval and of_k > FLAT_SHARE * state.config.retrieval.num_candidates
 
 
-def _go_on(state: TrainState, run: Path, start: Path | None, dataset: Dataset) -> None:
+def _go_on(state: TrainState, run: AnyPath, start: AnyPath | None, dataset: Dataset) -> None:
     if METHODS[state.config.train.method].teacher is not None:
         state.networks.keep_deformation()
     if start is not None:
@@ -221,16 +231,18 @@ def _go_on(state: TrainState, run: Path, start: Path | None, dataset: Dataset) -
             say(f"{title} resumed at step {state.step} from {start}", fields=fields)
 
 
-def _check_shared(state: TrainState, run: Path) -> None:
-    """Raise `InputError` where a worker or a shard runs on a machine that does not see the run's directory."""
+def _check_shared(state: TrainState, run: AnyPath) -> None:
+    """Raise `InputError` where a worker or a shard runs on a machine that does not see the run, or may not write it."""
     note = start_note(run, state.incarnation)
+    if isinstance(run, UriPath):
+        check_access(run / STARTS, "run.path")
     if not note.is_file() or (state.group.rank == 0 and not state.bank.all_see(note)):
         raise InputError(
             f"run.path {run} is not the same directory on all machines: a worker or a shard does not see {note.name} "
-            "there; allowed is a file system that all nodes share; name a directory of one"
+            "there; allowed is a file system that all nodes share, or a URI; name a directory of one"
         )
 
 
-def _journal(run: Path, schedule: Schedule, state: TrainState, began: float) -> Journal:
+def _journal(run: AnyPath, schedule: Schedule, state: TrainState, began: float) -> Journal:
     title = METHODS[state.config.train.method].title
     return Journal(run, schedule.num_steps, state.step, title=title, start=state.incarnation, began=began)

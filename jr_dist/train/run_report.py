@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from jr_dist.atomic import atomic_write
+from jr_dist.locations import AnyPath, as_path
 from jr_dist.progress import duration
 from jr_dist.train.journal import OF_STAGES, SECONDS, START, read_metrics
 from jr_dist.train.run_directory import STARTS
@@ -64,7 +64,7 @@ class RunReport:
         return self.seconds / 3600 * self.resources.num_cpus
 
 
-def run_report(run: Path, title: str, resources: Resources) -> RunReport:
+def run_report(run: AnyPath, title: str, resources: Resources) -> RunReport:
     """The report of a run directory, finished or not."""
     last_of: dict[int, dict[str, Any]] = {}
     validation: dict[str, Any] = {}
@@ -76,7 +76,7 @@ def run_report(run: Path, title: str, resources: Resources) -> RunReport:
         if entry["part"] == "val":
             validation = {name: value for name, value in entry.items() if name not in (SECONDS, START, OF_STAGES)}
     starts = []
-    for path in sorted((run / STARTS).glob("[0-9]*.json")):
+    for path in sorted((run / STARTS).glob("[0-9]*.json"), key=lambda path: path.name):
         note, number = json.loads(path.read_text(encoding="utf-8")), int(path.stem)
         last = last_of.get(number, {})
         known = {"time": note["time"], "host": note["host"], "reason": note["reason"]}
@@ -94,9 +94,9 @@ def run_report(run: Path, title: str, resources: Resources) -> RunReport:
     )
 
 
-def write_report(report: RunReport) -> Path:
+def write_report(report: RunReport) -> AnyPath:
     """Leave the report in the run; returns the Markdown file."""
-    run = Path(report.run)
+    run = as_path(report.run)
     tree = asdict(report) | {"gpu_hours": report.gpu_hours, "cpu_hours": report.cpu_hours}
     atomic_write(run / JSON, json.dumps(tree, indent=1) + "\n")
     atomic_write(run / MARKDOWN, as_markdown(report))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.projection import part_parameters
+from jr_dist.locations import AnyPath, as_path
 from jr_dist.models.networks import Networks
 from jr_dist.train.checkpoint import Checkpoint, load_checkpoint
 from jr_dist.train.embedding import in_evaluation
@@ -34,7 +34,7 @@ class TrainedModel:
     """Networks in evaluation mode and the bank of a checkpoint. The sources were encoded by the
     encoder of that checkpoint, at the validation that made it the best."""
 
-    path: Path
+    path: AnyPath
     config: Config
     method: str  # as train.method names it
     dataset_hash: str
@@ -122,9 +122,10 @@ class TrainedModel:
         return targets if of_pictures else targets[:, : self.config.data.encoder_points]
 
 
-def load_run(path: str | Path, device: str = "cpu") -> TrainedModel:
+def load_run(path: str | AnyPath, device: str = "cpu") -> TrainedModel:
     """The best checkpoint of a run. Raises `InputError` for a directory without one."""
-    if not Path(path).is_dir():
+    path = as_path(path)
+    if not path.is_dir():
         raise InputError(
             f"run {path} is no directory; allowed is a run directory that `jr-dist train` wrote; check the path"
         )
@@ -137,14 +138,14 @@ def load_run(path: str | Path, device: str = "cpu") -> TrainedModel:
     while True:
         at = link.resolve()
         try:
-            return _load(Path(path), at, device)
+            return _load(path, at, device)
         except InputError:
             if link.resolve() == at:
                 raise
             # The run is still in training: a new best took this one's place while it was read.
 
 
-def _load(run: Path, at: Path, device: str) -> TrainedModel:
+def _load(run: AnyPath, at: AnyPath, device: str) -> TrainedModel:
     checkpoint = load_checkpoint(at)
     manifest = checkpoint.manifest
     config = _settings(manifest, run=run)
@@ -165,7 +166,7 @@ def _load(run: Path, at: Path, device: str) -> TrainedModel:
     )
 
 
-def _settings(manifest: dict, run: Path) -> Config:
+def _settings(manifest: dict, run: AnyPath) -> Config:
     try:
         return Config.model_validate(manifest["config"])
     except ValidationError as error:

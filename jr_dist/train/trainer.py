@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -31,8 +30,10 @@ from jr_dist.data.dataset import Dataset, open_dataset
 from jr_dist.data.pictures import picture_settings
 from jr_dist.data.source_store import SourceStore, local_source_batches
 from jr_dist.data.step_plan import StepPlan, step_plan
+from jr_dist.data.storage import resolve
 from jr_dist.data.streams import TargetBatch, local_target_batches, source_batches, target_batches
 from jr_dist.errors import InputError
+from jr_dist.locations import AnyPath, StoreAwayError, UriPath, as_path
 from jr_dist.log import say
 from jr_dist.placement import Ask, of_training, on_gpus, threads
 from jr_dist.stop import StoppedError, asked_to_stop
@@ -62,7 +63,7 @@ from jr_dist.train.validations import Validations
 class TrainResult:
     """What a finished run leaves."""
 
-    path: Path
+    path: AnyPath
     metrics: dict[str, Any]  # of the last validation
 
 
@@ -89,6 +90,8 @@ def train(config: Config, *, side_by_side: int = 1, report: Report | None = None
         else:
             with connect(config.cluster), asked_to_stop() as asked, _reporting(config, run):
                 metrics = _train_on_ray(config, run, start, side_by_side, asked, report)
+    except StoreAwayError as error:
+        raise InputError(f"run.path {run} was lost sight of: {error}; start it again with run.resume auto") from error
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -111,7 +114,7 @@ def train(config: Config, *, side_by_side: int = 1, report: Report | None = None
 
 
 @contextmanager
-def _reporting(config: Config, run: Path) -> Iterator[None]:
+def _reporting(config: Config, run: AnyPath) -> Iterator[None]:
     """However the block ends, a report of the run is left."""
     workers = config.train.num_workers
     try:
@@ -183,7 +186,7 @@ def threads_of_a_worker(num_cpus: float, num_workers: int, side_by_side: int) ->
     return max(1, int(num_cpus) // (num_workers * side_by_side))
 
 
-def _train_here(config: Config, run: Path, start: Path | None, asked: Event, report: Report | None) -> dict[str, Any]:
+def _train_here(config: Config, run: AnyPath, start: AnyPath | None, asked: Event, report: Report | None) -> dict[str, Any]:
     return run_training(
         config,
         Group(),
@@ -197,7 +200,7 @@ def _train_here(config: Config, run: Path, start: Path | None, asked: Event, rep
 
 
 def _train_on_ray(
-    config: Config, run: Path, start: Path | None, side_by_side: int, asked: Event, report: Report | None
+    config: Config, run: AnyPath, start: AnyPath | None, side_by_side: int, asked: Event, report: Report | None
 ) -> dict[str, Any]:
     """Attempts until one ends well, each a new start of the run from its last checkpoint."""
     title, reason = METHODS[config.train.method].title, "started"
@@ -227,7 +230,7 @@ def _train_on_ray(
 
 
 def _attempt(
-    config: Config, run: Path, start: Path | None, side_by_side: int, incarnation: int, asked: Event,
+    config: Config, run: AnyPath, start: AnyPath | None, side_by_side: int, incarnation: int, asked: Event,
     report: Report | None,
 ) -> dict[str, Any]:  # fmt: skip
     """One start: the shards where there are several workers or shards, and the workers."""
@@ -239,6 +242,8 @@ def _attempt(
         num_ranks=settings.num_workers, num_threads=num_threads, incarnation=incarnation, run=str(run),
     )  # fmt: skip
     start, use_gpu = goes_on_from(run, start), workers.gpus > 0
+    # Ray Train's notes of its own; it can't be told the query of a URI, nor our timeouts.
+    filesystem, root = resolve(str(run)) if isinstance(run, UriPath) else (None, str(run))
     trainer_class = _TrainerWithoutDashboard if is_own_cluster(config.cluster) else TorchTrainer
     with shards as handles, passing_on(asked) as stop:
         trainer = trainer_class(
@@ -261,7 +266,8 @@ def _attempt(
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
             run_config=RunConfig(
                 name=f"start-{incarnation}",
-                storage_path=str(run / "ray"),
+                storage_path=f"{root}/ray",
+                storage_filesystem=filesystem,
                 callbacks=[] if report is None else [Validations(report)],
                 # Whether to start again is decided here: workers and shards begin anew together.
                 failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
@@ -324,7 +330,7 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
         logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # the driver says in a line what failed
     context = ray.train.get_context()
     group = Group(context.get_world_rank(), context.get_world_size())
-    start = None if settings["start"] is None else Path(settings["start"])
+    start = None if settings["start"] is None else as_path(settings["start"])
     return run_training(
         config,
         group,

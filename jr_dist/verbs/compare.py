@@ -23,10 +23,11 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
 
 def _run(arguments: Namespace) -> None:
     from jr_dist.compare import EVALUATION, compare, plan_comparison
+    from jr_dist.locations import as_path
     from jr_dist.plan import print_plan
 
     config = load_settings(arguments)
-    out = Path(config.run.path) / EVALUATION
+    out = as_path(config.run.path) / EVALUATION
     if arguments.dry_run:
         print_plan(_plan(config, plan_comparison(config), out), config.cluster)
         return

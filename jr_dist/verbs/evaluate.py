@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jr_dist.locations import AnyPath, as_path
 from jr_dist.verbs.verb import Verb
 
 if TYPE_CHECKING:
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
     from jr_dist.cli_arguments import whole_number
 
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directories, all of one dataset")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="directory for tables and report")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=as_path, help="run directories or URIs, all of one dataset"
+    )
+    parser.add_argument("--out", metavar="DIR", type=as_path, required=True, help="directory for tables and report")
     parser.add_argument(
         "--split", choices=("train", "val", "test"), help="split measured [the first run's evaluate.split]"
     )
@@ -27,7 +29,9 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
         type=whole_number(32),
         help="points of a shape in the chamfer [the first run's evaluate.num_points]",
     )
-    parser.add_argument("--data", metavar="DATASET", type=Path, help="the dataset, where it has moved since training")
+    parser.add_argument(
+        "--data", metavar="DATASET", type=as_path, help="the dataset, where it has moved since training"
+    )
     parser.add_argument(
         "--protocols",
         metavar="NAME,...",
@@ -113,7 +117,7 @@ def _run(arguments: Namespace) -> None:
     print(f"report: {arguments.out / 'report.html'}")
 
 
-def _settings(run: Path) -> Config | None:
+def _settings(run: AnyPath) -> Config | None:
     from jr_dist.config import load_config
 
     path = run / "config.yaml"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jr_dist.locations import as_path
 from jr_dist.verbs.verb import Verb
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
     from jr_dist.cli_arguments import whole_number
 
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    parser.add_argument("run", metavar="RUN", type=as_path, help="a run directory, or the URI of one")
     parser.add_argument("inputs", metavar="INPUT", nargs="+", type=Path, help="meshes, point clouds, photos, folders")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="directory for the results")
     parser.add_argument("--top-k", metavar="K", type=whole_number(1), default=5, help="candidates deformed [5]")
@@ -43,7 +44,9 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
     )
     parser.add_argument("--pictures", action="store_true", help="write picture.png beside each result")
     parser.add_argument("--seed", metavar="N", type=whole_number(0), default=0, help="seed of the sampled points [0]")
-    parser.add_argument("--data", metavar="DATASET", type=Path, help="the dataset, where it has moved since training")
+    parser.add_argument(
+        "--data", metavar="DATASET", type=as_path, help="the dataset, where it has moved since training"
+    )
 
 
 def _run(arguments: Namespace) -> None:
