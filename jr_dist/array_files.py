@@ -27,8 +27,8 @@ def read_arrays(path: AnyPath, digest: str) -> dict[str, np.ndarray]:
         if hashlib.sha256(content).hexdigest() != digest:
             raise ValueError("its hash differs from the manifest's")
         return load(content)
-    except StoreAwayError:
-        raise  # which says nothing of the file
+    except (StoreAwayError, InputError):
+        raise  # they say nothing of the file
     except (OSError, ValueError, SafetensorError) as error:
         reason = (error.strerror or error) if isinstance(error, OSError) else error
         raise InputError(

@@ -101,7 +101,7 @@ def read_result(folder: AnyPath, job: Job) -> dict[str, np.ndarray]:
     """The arrays of a finished job. Raises `InputError` where its file is missing, damaged or of another task."""
     try:
         return _read(folder, job)
-    except StoreAwayError:
+    except (StoreAwayError, InputError):
         raise
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
@@ -114,7 +114,7 @@ def _problem(folder: AnyPath, job: Job) -> str | None:
     """Why a job's file can't be used; None where it can."""
     try:
         _read(folder, job)
-    except StoreAwayError:
+    except (StoreAwayError, InputError):
         raise
     except (OSError, ValueError, SafetensorError) as error:
         return _reason(error)

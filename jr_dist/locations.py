@@ -207,6 +207,14 @@ def as_path(location: str | AnyPath) -> AnyPath:
     return UriPath(location) if "://" in location else Path(location)
 
 
+def local_path(location: str | AnyPath, setting: str) -> Path:
+    """A place on this machine or a shared file system. Raises `InputError` naming `setting` for a URI."""
+    path = as_path(location)
+    if isinstance(path, UriPath):
+        raise InputError(f"{setting} is {path}; allowed is a path, not a URI; name one, and copy it afterwards")
+    return path
+
+
 def check_access(folder: UriPath, setting: str) -> None:
     """Write, read, list and remove an object below `folder`. Raises `InputError` naming what was refused."""
     probe, content = folder / f".check-{uuid.uuid4().hex}", b"jr-dist looks whether it may write here\n"

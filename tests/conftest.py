@@ -6,14 +6,21 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Two processors are shared by pytest, Ray and the kernels: one thread each, set before torch reads it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# For the S3 server of `s3_server`: Ray's workers have what this process had when Ray was started.
+os.environ |= {"AWS_ACCESS_KEY_ID": "jr-dist", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_REGION": "us-east-1"}
+os.environ |= {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required", "AWS_EC2_METADATA_DISABLED": "true"}
 
 import hypothesis
 import pytest
 import torch
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from s3_server import S3Server
 
 ROOT = Path(__file__).parent.parent
 
@@ -106,6 +113,15 @@ def pictured_dataset(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactor
     tables = ("sources", "train", "val", "test")
     render_images(plan_images(open_dataset(path), ViewSettings(size=32), num_views=3, tables=tables))
     return path
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server with a bucket, whose requests a test may count and break; it answers at `S3Server.uri`."""
+    from s3_server import s3_server
+
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -20,9 +20,6 @@ from urllib.parse import unquote
 
 import pytest
 
-from jr_dist import locations
-
-KEY, SECRET = "jr-dist", "not-a-secret"
 BUCKET = "bucket"
 #: what a test makes of a request: a name that `Proxy` knows, or None to let it pass
 Rule = Callable[[str, str], str | None]
@@ -52,13 +49,14 @@ class S3Server:
     process: subprocess.Popen[bytes] | None = None
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
-    rule: Rule = lambda method, path: None
+    rule: Rule = field(default_factory=lambda: _nothing)
     proxy: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
         """Answer at the address of `uri` from now on."""
         self.port = self.port or free_port()
-        words = [rclone(), "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--auth-key", f"{KEY},{SECRET}"]
+        key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+        words = [rclone(), "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--auth-key", f"{key},{secret}"]
         words += ["--config", os.devnull, "--vfs-cache-mode", "off", str(self.folder)]
         self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
@@ -80,9 +78,22 @@ class S3Server:
         assert self.proxy is not None
         return f"s3://{BUCKET}/{path}?scheme=http&endpoint_override=127.0.0.1:{self.proxy.server_port}"
 
+    @contextmanager
+    def breaking(self, rule: Rule) -> Iterator[None]:
+        """Requests inside a block are broken by `rule`."""
+        self.rule = rule
+        try:
+            yield
+        finally:
+            self.rule = _nothing
+
     def on_disk(self, path: str) -> Path:
         """Where the server keeps it."""
         return self.folder / BUCKET / path
+
+
+def _nothing(method: str, path: str) -> None:
+    """The rule that breaks no request."""
 
 
 def free_port() -> int:
@@ -92,27 +103,19 @@ def free_port() -> int:
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3Server]:
-    """A server with one bucket, for a block; credentials are in the environment meanwhile."""
+    """A server with one bucket, for a block, that takes the credentials of the environment."""
     (folder / BUCKET).mkdir(parents=True)
     server = S3Server(folder)
     server.proxy = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
     server.proxy.daemon_threads = True
     threading.Thread(target=server.proxy.serve_forever, daemon=True).start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", KEY)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")  # rclone asks for a length beforehand
-        for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
-            patch.delenv(name, raising=False)
-        server.start()
-        try:
-            yield server
-        finally:
-            server.kill()
-            server.proxy.shutdown()
-            server.proxy.server_close()
-            locations.forget()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+        server.proxy.shutdown()
+        server.proxy.server_close()
 
 
 def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:

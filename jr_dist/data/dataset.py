@@ -23,6 +23,7 @@ from jr_dist.data.schema import sources_from, targets_from, tensor
 from jr_dist.data.table_reader import Dataset, read_groups, schema_of
 from jr_dist.data.table_writer import write_tables
 from jr_dist.errors import InputError
+from jr_dist.locations import UriPath, check_access
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def write_dataset(
     location = storage.as_location(path) if filesystem is None else str(path)
     if filesystem is not None or storage.is_uri(location):
         place, root = storage.resolve(location, filesystem)
+        if filesystem is None:
+            check_access(UriPath(location), "output")
         if not storage.is_empty(place, root):
             raise InputError(f"output {location} is not empty; allowed is a new place; remove it or name another")
         return write_tables(place, root, location, sources, targets, how)

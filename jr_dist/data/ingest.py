@@ -26,6 +26,7 @@ from jr_dist.data.ingest_tasks import IngestTask, find_tasks
 from jr_dist.data.model_index import UP_AXES
 from jr_dist.data.roles import choose_sources, split_rest
 from jr_dist.errors import InputError
+from jr_dist.locations import UriPath, check_access
 from jr_dist.progress import Progress
 
 MIN_POINTS, MAX_POINTS = 32, 65536
@@ -107,7 +108,11 @@ def _check(out: str | Path, num_sources: int | None, split_seed: int, num_points
         raise InputError(f"file_seconds is {file_seconds}; allowed is above 0, below 1e6; change --file-seconds")
     location = storage.as_location(out)
     place = Path(location)
-    if not storage.is_uri(location) and place.exists() and (not place.is_dir() or any(place.iterdir())):
+    if storage.is_uri(location):
+        check_access(UriPath(location), "output")  # before hours of reading
+        if not storage.is_empty(*storage.resolve(location)):
+            raise InputError(f"output {out} is not empty; allowed is a new place; remove it or name another")
+    elif place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise InputError(f"output {out} exists already; allowed is a new or empty directory; remove it or name another")
 
 

@@ -46,6 +46,7 @@ from jr_dist.data.render_views import (
 )
 from jr_dist.data.table_reader import Dataset
 from jr_dist.errors import InputError
+from jr_dist.locations import UriPath, as_path, check_access
 
 MAX_VIEWS = 1000
 FEW_PICTURES = 200  # rendered sooner than Ray starts
@@ -128,7 +129,9 @@ def render_images(
     told of the pictures of each file as it is written. Raises `InputError` for a
     target that is another shape now, a backend that can't work and a disk that is full; finished files stay.
     """
-    missing = plan.missing
+    missing, dataset = plan.missing, as_path(plan.dataset.path)
+    if isinstance(dataset, UriPath):
+        check_access(dataset, "dataset")
     hashes = dict(plan.kept)
     render = FileRenderer(plan)
     results = ((task, render(task)) for task in missing)

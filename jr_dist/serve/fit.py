@@ -13,7 +13,7 @@ import numpy as np
 from jr_dist.atomic import atomic_directory
 from jr_dist.data.part_mesh import to_glb
 from jr_dist.errors import InputError
-from jr_dist.locations import AnyPath
+from jr_dist.locations import AnyPath, local_path
 from jr_dist.log import say
 from jr_dist.progress import progress
 from jr_dist.serve.database import Database, open_database
@@ -39,7 +39,7 @@ def fit(
     run: str | AnyPath,
     inputs: Sequence[str | Path],
     *,
-    out: str | Path,
+    out: str | AnyPath,
     top_k: int = 5,
     up: str = "y",
     index: str | Path | None = None,
@@ -66,7 +66,7 @@ def fit(
     Raises `InputError` for a wrong setting, and where no input remains.
     """
     settings = FitSettings(How(top_k, refine, partial, mirror), num_points, pictures, seed)
-    out = Path(out)
+    out = local_path(out, "--out")
     _check_settings(settings, out)
     found = find_inputs(inputs, up=up, index=index, out=out)
     check_photos(found, settings.how)

@@ -120,7 +120,7 @@ def read_manifest(path: AnyPath) -> dict[str, Any]:
         known = manifest["schema"] == SCHEMA
         if known and manifest.pop("sha256") != _digest(manifest):
             raise ValueError("the manifest differs from its own hash")
-    except StoreAwayError:
+    except (StoreAwayError, InputError):
         raise
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jr_dist.locations import as_path
+from jr_dist.locations import as_path, local_path
 from jr_dist.verbs.verb import Verb
 
 if TYPE_CHECKING:
@@ -19,8 +18,14 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
     from jr_dist.cli_arguments import whole_number
 
     parser.add_argument("run", metavar="RUN", type=as_path, help="a run directory, or the URI of one")
-    parser.add_argument("inputs", metavar="INPUT", nargs="+", type=Path, help="meshes, point clouds, photos, folders")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="directory for the results")
+    parser.add_argument(
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        type=as_path,
+        help="meshes, point clouds, photos, folders",
+    )
+    parser.add_argument("--out", metavar="DIR", type=as_path, required=True, help="directory for the results")
     parser.add_argument("--top-k", metavar="K", type=whole_number(1), default=5, help="candidates deformed [5]")
     parser.add_argument("--category", metavar="NAME", help="only sources of this category")
     parser.add_argument(
@@ -29,7 +34,7 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
         default="y",
         help="the axis that points up in the inputs [y]",
     )
-    parser.add_argument("--index", metavar="CSV", type=Path, help="a table of the inputs' up axes and sizes")
+    parser.add_argument("--index", metavar="CSV", type=as_path, help="a table of the inputs' up axes and sizes")
     parser.add_argument("--num-points", metavar="N", type=whole_number(32), default=2048, help="points matched [2048]")
     parser.add_argument("--refine", action="store_true", help="improve each deformation by IDO; the best is kept")
     parser.add_argument(
@@ -56,9 +61,12 @@ def _run(arguments: Namespace) -> None:
     from jr_dist.serve.inputs import find_inputs
     from jr_dist.serve.matching import How
 
+    inputs = [local_path(path, "INPUT") for path in arguments.inputs]
+    out = local_path(arguments.out, "--out")
+    index = None if arguments.index is None else local_path(arguments.index, "--index")
     if arguments.dry_run:
         how = How(arguments.top_k, arguments.refine, arguments.partial, arguments.mirror)
-        found = find_inputs(arguments.inputs, up=arguments.up, index=arguments.index, out=arguments.out)
+        found = find_inputs(inputs, up=arguments.up, index=index, out=out)
         check_photos(found, how)
         database = open_database(
             arguments.run,
@@ -69,16 +77,16 @@ def _run(arguments: Namespace) -> None:
             refine=arguments.refine,
         )
         names = result_names([entry.path for entry in found])
-        places = [f"  {entry.path} -> {arguments.out / name}" for entry, name in zip(found, names, strict=True)]
+        places = [f"  {entry.path} -> {out / name}" for entry, name in zip(found, names, strict=True)]
         print_plan(_plan(arguments, database, places), None)
         return
     results = fit(
         arguments.run,
-        arguments.inputs,
-        out=arguments.out,
+        inputs,
+        out=out,
         top_k=arguments.top_k,
         up=arguments.up,
-        index=arguments.index,
+        index=index,
         category=arguments.category,
         num_points=arguments.num_points,
         refine=arguments.refine,

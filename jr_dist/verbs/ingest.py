@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jr_dist.locations import as_path, local_path
 from jr_dist.verbs.output import check_new
 from jr_dist.verbs.verb import Verb
 
@@ -22,7 +23,7 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
     from jr_dist.cli_arguments import add_settings, whole_number
     from jr_dist.config import ClusterConfig
 
-    parser.add_argument("path", metavar="PATH", type=Path, help="a mesh file, or a folder that is searched for them")
+    parser.add_argument("path", metavar="PATH", type=as_path, help="a mesh file, or a folder that is searched for them")
     parser.add_argument("out", metavar="OUT", help="directory for the dataset, new or empty")
     parser.add_argument(
         "--num-sources",
@@ -72,18 +73,19 @@ def _run(arguments: Namespace) -> None:
     from jr_dist.plan import print_plan
     from jr_dist.progress import progress
 
+    folder = local_path(arguments.path, "PATH")
     # The paths are not used: a configuration without them would be refused.
     cluster = load_config(None, {"data.path": "-", "run.path": "-", **given_settings(arguments)}).cluster
     find = {name: getattr(arguments, name) for name in ("index", "up", "category", "partnet")}
     out = None if "://" in arguments.out else Path(arguments.out)
-    tasks, _ = find_tasks(arguments.path, leave_out=out, **find)
+    tasks, _ = find_tasks(folder, leave_out=out, **find)
     if arguments.dry_run:
         check_new(arguments.out)
         print_plan(_plan(arguments, tasks), cluster)
         return
     with progress("ingest", len(tasks), unit="file") as state:
         report = ingest(
-            arguments.path,
+            folder,
             arguments.out,
             num_sources=arguments.num_sources,
             split_seed=arguments.split_seed,

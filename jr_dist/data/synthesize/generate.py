@@ -79,7 +79,8 @@ def synthesize(
     with nullcontext(location) if storage.is_uri(location) else atomic_directory(location) as root:
         manifest = write_dataset(root, sources, targets, how=how)
         filesystem, folder = storage.resolve(str(root))
-        filesystem.create_dir(f"{folder}/scans")
+        if not storage.is_uri(str(root)):  # an object store knows no folders
+            filesystem.create_dir(f"{folder}/scans")
         for name, content in scans.items():
             storage.write_bytes(filesystem, f"{folder}/{name}", content)
     return manifest
