@@ -32,6 +32,7 @@ from jr_dist.evaluate.sweep_table import (
     to_json,
     to_markdown,
 )
+from jr_dist.locations import local_path
 from jr_dist.log import say
 from jr_dist.progress import Progress, progress
 from jr_dist.train.checks import check, with_absolute_paths
@@ -76,12 +77,12 @@ def plan_sweep(config: Config) -> SweepPlan:
     Raises `InputError` for a space or a value that is refused, and where run.path holds something else.
     """
     config = with_absolute_paths(config)
+    path = local_path(config.run.path, "run.path of a sweep")
     space = read_space(config)
     first = {name: domain.ends[0] for name, domain in space.items()}
     for name, domain in space.items():
         for value in domain.ends:
             check(trial_config(config, Trial("check", {**first, name: value}, config.train.seed)))
-    path = Path(config.run.path)
     if has_checkpoint(path):
         raise InputError(f"run.path {path} holds a trained run; allowed is a sweep's own directory; name another")
     record = Record.read(path / RECORD)

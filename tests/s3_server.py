@@ -167,8 +167,8 @@ def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:
             for name, value in answer.getheaders():
                 if name.lower() not in ("transfer-encoding", "content-length", "connection", "date", "server"):
                     self.send_header(name, value)
-            length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
-            self.send_header("Content-Length", length or "0")
+            told = answer.getheader("Content-Length") or "0"
+            self.send_header("Content-Length", told if self.command == "HEAD" else str(len(content)))
             self.end_headers()
             self.wfile.write(content)
 

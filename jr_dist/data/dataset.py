@@ -23,7 +23,7 @@ from jr_dist.data.schema import sources_from, targets_from, tensor
 from jr_dist.data.table_reader import Dataset, read_groups, schema_of
 from jr_dist.data.table_writer import write_tables
 from jr_dist.errors import InputError
-from jr_dist.locations import UriPath, check_access
+from jr_dist.locations import AnyPath, UriPath, check_access
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def write_dataset(
         return write_tables(pafs.LocalFileSystem(), str(aside), location, sources, targets, how)
 
 
-def open_dataset(path: str | Path, *, verify: bool = False, filesystem: pafs.FileSystem | None = None) -> Dataset:
+def open_dataset(path: str | AnyPath, *, verify: bool = False, filesystem: pafs.FileSystem | None = None) -> Dataset:
     """Open a dataset; `verify` reads every byte and compares the hashes.
 
     Raises `InputError`: no such directory, no manifest (writing was not finished), another schema version, a file that

@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from jr_dist.errors import InputError
+
+if TYPE_CHECKING:  # which reads and writes by these functions
+    from jr_dist.locations import AnyPath
 
 _REMEDY = "give a local path or a URI such as s3://bucket/folder"
 #: what the query of an s3 URI may say
@@ -23,7 +27,7 @@ _S3_OPTIONS = ("region", "scheme", "endpoint_override", "tls_ca_file_path")
 _CONNECT_SECONDS, _ANSWER_SECONDS, _ATTEMPTS = 10.0, 30.0, 3
 
 
-def as_location(path: str | Path) -> str:
+def as_location(path: str | AnyPath) -> str:
     """`path` as text: an absolute local path (also for file:// URIs), or the URI as it is."""
     text = str(path)
     if text.startswith("file://"):
@@ -31,7 +35,7 @@ def as_location(path: str | Path) -> str:
     return text if is_uri(text) else str(Path(text).absolute())
 
 
-def is_uri(path: str | Path) -> bool:
+def is_uri(path: str | AnyPath) -> bool:
     """Whether `path` has a scheme ("s3://...")."""
     return "://" in str(path)
 

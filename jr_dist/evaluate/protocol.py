@@ -102,7 +102,7 @@ def evaluate(
     runs, failures = load_runs(run_paths, load)
     for run in runs:
         check_suits(run.path, run.model.config.data, protocols)
-    dataset = open_dataset(str(data or runs[0].model.config.data.path))
+    dataset = open_dataset(data or runs[0].model.config.data.path)
     check_same_dataset(runs, dataset.hash, str(dataset.path))
     runs, unfinished = finished(runs, dataset)
     groups = scopes(runs, dataset.categories)

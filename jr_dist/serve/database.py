@@ -105,7 +105,7 @@ def open_database(
 
 def _open_dataset(run: str | AnyPath, data: str | AnyPath | None, trained_on: str) -> Dataset:
     try:
-        return open_dataset(str(data or trained_on))
+        return open_dataset(data or trained_on)
     except InputError as error:
         if data is not None:
             raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -12,6 +11,7 @@ from jr_dist.cluster import is_own_cluster
 from jr_dist.config import Config
 from jr_dist.data.dataset import count_rows, open_dataset
 from jr_dist.estimates import MB, MEASURED, Measured, step_bytes, step_seconds, validation_seconds
+from jr_dist.locations import AnyPath, as_path
 from jr_dist.placement import Ask, Node, of_training, on_gpus, threads
 from jr_dist.plan import Amounts, Plan
 from jr_dist.train.checkpoint import saved_step
@@ -22,7 +22,7 @@ from jr_dist.train.loop import LOG_EVERY
 LINE_BYTES = 600  # of the log and its TensorBoard, a step that is written
 
 
-def dry_run(config: Config, start: Path | None, *, verb: str = "train", measured: Measured = MEASURED) -> Plan:
+def dry_run(config: Config, start: AnyPath | None, *, verb: str = "train", measured: Measured = MEASURED) -> Plan:
     """What `train` would do with settings that `check` has accepted, going on from `start`."""
     plan = plan_training(config)
     going_on = f", going on from {start}" if start else ""
@@ -76,11 +76,12 @@ def training_seconds(config: Config, plan: TrainPlan, nodes: Sequence[Node], mea
 
     By the run's own log where it has one of two validations, else by the formulas of `estimates`.
     """
-    left = max(0, plan.num_steps - saved_step(Path(config.run.path)))
+    run = as_path(config.run.path)
+    left = max(0, plan.num_steps - saved_step(run))
     asks = asks_of(config, plan, nodes)
     each = threads(nodes, asks) if asks else torch.get_num_threads()
     start = [("start", measured.ray_start_s)] if asks and is_own_cluster(config.cluster) else []
-    recorded = recorded_step_seconds(Path(config.run.path))
+    recorded = recorded_step_seconds(run)
     if recorded is not None:
         return Amounts((*start, (f"{left} steps", left * recorded)), f"the run's own log: {recorded:.3g} s a step")
     dataset = open_dataset(config.data.path)

@@ -186,7 +186,9 @@ def threads_of_a_worker(num_cpus: float, num_workers: int, side_by_side: int) ->
     return max(1, int(num_cpus) // (num_workers * side_by_side))
 
 
-def _train_here(config: Config, run: AnyPath, start: AnyPath | None, asked: Event, report: Report | None) -> dict[str, Any]:
+def _train_here(
+    config: Config, run: AnyPath, start: AnyPath | None, asked: Event, report: Report | None
+) -> dict[str, Any]:
     return run_training(
         config,
         Group(),

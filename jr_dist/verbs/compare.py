@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jr_dist.verbs.train import add_config, load_settings
@@ -13,6 +12,7 @@ from jr_dist.verbs.verb import Verb
 if TYPE_CHECKING:
     from jr_dist.compare import PlannedRun
     from jr_dist.config import Config
+    from jr_dist.locations import AnyPath
     from jr_dist.plan import Plan
 
 
@@ -37,7 +37,7 @@ def _run(arguments: Namespace) -> None:
     print(f"report: {out / 'report.html'}")
 
 
-def _plan(config: Config, runs: Sequence[PlannedRun], out: Path) -> Plan:
+def _plan(config: Config, runs: Sequence[PlannedRun], out: AnyPath) -> Plan:
     from jr_dist.compare import describe_plan
     from jr_dist.data.dataset import open_dataset
     from jr_dist.evaluate.dry_run import MeasuringWork, plan_measuring
