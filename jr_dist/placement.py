@@ -25,7 +25,7 @@ GL_RENDERER_GPUS = 0.25
 _UNIT = 10_000  # Ray counts in ten-thousandths; whole numbers of them add up exactly
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Node:
     """A machine of a cluster, empty."""
 
@@ -34,7 +34,7 @@ class Node:
     memory: float = math.inf  # bytes that processes may ask for
 
     def __str__(self) -> str:
-        return f"{self.cpus:g} CPUs" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
+        return _several(self.cpus, "CPU") + (f" and {_several(self.gpus, 'GPU')}" if self.gpus else "")
 
 
 @dataclass(frozen=True)
@@ -198,9 +198,13 @@ def lacking(nodes: Sequence[Node], asks: Sequence[Ask]) -> str | None:
 
 
 def shown(nodes: Sequence[Node]) -> str:
-    """`2 nodes of 8 CPUs and 1 GPUs, 1 node of 4 CPUs`."""
+    """`2 nodes of 8 CPUs and 1 GPU, 1 node of 4 CPUs`."""
     counts = Counter(str(node) for node in nodes)
-    return ", ".join(f"{count} node{'s' * (count != 1)} of {what}" for what, count in counts.items()) or "no node"
+    return ", ".join(f"{_several(count, 'node')} of {what}" for what, count in counts.items()) or "no node"
+
+
+def _several(count: float, what: str) -> str:
+    return f"{count:g} {what}{'s' * (count != 1)}"
 
 
 @dataclass

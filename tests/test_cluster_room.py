@@ -159,7 +159,7 @@ def test_a_dry_run_looks_at_the_cluster_that_is_named(with_token, tiny_dataset, 
     assert done.returncode == 0, done.stderr
     assert f"the Ray cluster at {with_token.address}" in done.stdout
     assert "1 worker of 0.5 CPU and 1 GPU, PACK" in done.stdout, "train.device auto, and there is one"
-    assert "fits on 1 of 2: 1 node of 0 CPUs, 1 node of 2 CPUs and 1 GPUs" in done.stdout
+    assert "fits on 1 of 2: 1 node of 0 CPUs, 1 node of 2 CPUs and 1 GPU" in done.stdout
     assert not (tmp_path / "run").exists()
 
 
