@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from jr_dist.atomic import atomic_write
-from jr_dist.cluster import connect, describe, is_own_cluster
+from jr_dist.cluster import connect, is_own_cluster
 from jr_dist.config import Config, flatten, load_config
 from jr_dist.data.dataset import count_rows, open_dataset
 from jr_dist.errors import InputError
@@ -171,7 +171,6 @@ def describe_plan(plan: SweepPlan) -> str:
             f"a trial                    {config.train.epochs} epochs, {plan.num_steps} steps; stopped early {stops}",
             f"repeated                   the best {min(settings.finalists, plan.num_trials)}, "
             f"{settings.repeats} further seeds each",
-            f"Ray                        {describe(config.cluster)}",
             f"a trial asks for           {_added(processes)}",
             f"at the same time           {at_once}: {why}",
             f"would write trials.jsonl, best.yaml, sweep.json, sweep.md, sweep.csv, report.html to {config.run.path}",

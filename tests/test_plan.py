@@ -60,19 +60,21 @@ def words_of(tiny_dataset, tiny_run, tmp_path, monkeypatch):
     for number in range(10):
         shutil.copy(next(scan for scan in scans if scan.suffix == ".glb"), models / f"model-{number}.glb")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep.yaml").write_text("sweep: {space: {retrieval.sigma0: {log: [1, 9]}}, trials: 3}\n")
     config = [*FLAGS, f"--data.path={tiny_dataset}", f"--run.path={tmp_path / 'new'}"]
     return {
         "synthesize": ["out", "--num-sources", "3", "--num-targets", "10"],
         "ingest": ["models", "out"],
         "render": [str(tiny_dataset), "--num-views", "50"],
         "train": [*config, "--train.num_workers=1"],
+        "sweep": ["sweep.yaml", *config],
         "compare": config,
         "evaluate": [str(tiny_run), "--out", "out", "--num-workers", "2"],
         "fit": [str(tiny_run), str(scans[0]), "--out", "out"],
     }
 
 
-VERBS = ("synthesize", "ingest", "render", "train", "compare", "evaluate", "fit")
+VERBS = ("synthesize", "ingest", "render", "train", "sweep", "compare", "evaluate", "fit")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -89,7 +91,7 @@ def test_a_dry_run_has_every_line_and_writes_nothing(verb, words_of, tmp_path, t
         assert re.match(r"about [0-9.]+ (MB|GB)", rows[name]), rows[name]
         assert not rows[name].startswith("about 0 MB")
     assert re.match(r"about [0-9]+:[0-9]{2}", rows["time"]) and MEASURED.machine in rows["time"]
-    on_ray = verb in ("ingest", "render", "train", "evaluate")
+    on_ray = verb in ("ingest", "render", "train", "sweep", "evaluate")
     assert ("CPUs in all" in rows["resources"]) == on_ray
     assert rows["Ray"].startswith("a Ray cluster on this machine" if on_ray else "not used")
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jr_dist.verbs.train import add_config, load_settings
 from jr_dist.verbs.verb import Verb
+
+if TYPE_CHECKING:
+    from jr_dist.plan import Plan
+    from jr_dist.sweep import SweepPlan
 
 
 def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
@@ -15,16 +21,49 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
 
 
 def _run(arguments: Namespace) -> None:
-    from jr_dist.sweep import describe_plan, plan_sweep, sweep
+    from jr_dist.plan import print_plan
+    from jr_dist.sweep import plan_sweep, sweep
 
     config = load_settings(arguments)
     if arguments.dry_run:
-        print(describe_plan(plan_sweep(config)))
+        print_plan(_plan(plan_sweep(config)), config.cluster)
         return
     from jr_dist.evaluate.sweep_table import to_markdown
 
     print(to_markdown(sweep(config)))
     print(f"report: {config.run.path}/report.html; train the best: jr-dist train {config.run.path}/best.yaml")
+
+
+def _plan(sweep: SweepPlan) -> Plan:
+    from jr_dist.placement import Ask, Node, on_gpus
+    from jr_dist.plan import Amounts, Plan
+    from jr_dist.sweep import describe_plan
+    from jr_dist.train.dry_run_plan import dry_run
+    from jr_dist.train.trials_at_once import processes_of
+
+    config, runs = sweep.config, sweep.num_trials + sweep.num_repeats
+    trial = dry_run(config, None, verb="sweep")
+
+    def asks(nodes: Sequence[Node]) -> tuple[Ask, ...]:  # of one trial; how many fit at once is said with the trials
+        processes = Counter(processes_of(config, on_gpus(config.train.device, nodes)))
+        return tuple(Ask("process", count, room.cpus, room.gpus) for room, count in processes.items())
+
+    def seconds(nodes: Sequence[Node]) -> Amounts:
+        return Amounts(
+            ((f"{runs} runs one after another", runs * trial.seconds(nodes).total),), "fewer where ASHA stops"
+        )
+
+    return Plan(
+        verb="sweep",
+        lines=trial.lines,
+        asks=asks,
+        memory=Amounts(trial.memory.parts, "a trial"),
+        disk=Amounts(((f"{runs} runs", runs * trial.disk.total),)),
+        seconds=seconds,
+        end=tuple(describe_plan(sweep).splitlines()),
+        subject="a trial's processes",
+        remedy="lower train.num_workers or bank.num_shards, or add machines",
+    )
 
 
 SWEEP = Verb(
