@@ -25,7 +25,8 @@ _NODE_GROUP = "ray.io/node-group"
 def cluster_nodes() -> tuple[Node, ...]:
     """The live nodes, as if they were empty; the smallest first, as Ray's order changes from call to call."""
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return tuple(sorted(Node(each.get("CPU", 0.0), each.get("GPU", 0.0), each.get("memory", 0.0)) for each in resources))
+    nodes = (Node(each.get("CPU", 0.0), each.get("GPU", 0.0), each.get("memory", 0.0)) for each in resources)
+    return tuple(sorted(nodes))
 
 
 def may_grow() -> bool:
