@@ -98,7 +98,7 @@ def test_both_clusters_offer_the_same_groups_and_storage():
         assert group["maxReplicas"] == types[group["groupName"]]["max_workers"]
     [storage] = [option for option in cluster()["docker"]["run_options"] if "JR_STORAGE" in option]
     uri = storage.split("=", 1)[1]
-    assert uri.startswith("/"), "runs need a file system that all nodes share"
+    assert uri.startswith("s3://")
     assert sum(word.startswith(f"{uri}/") for word in rayjob()["spec"]["entrypoint"].split()) == 2, "dataset and run"
 
 
