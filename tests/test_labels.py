@@ -43,7 +43,7 @@ def direct(config: Config) -> np.ndarray:
 
 def files_of(config: Config) -> dict[str, bytes]:
     folder = labels_folder(config, open_dataset(config.data.path))
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(Path(str(folder)).iterdir())}
 
 
 @pytest.fixture

@@ -251,7 +251,7 @@ def test_a_damaged_block_is_named_by_the_shard_that_reads_it(ray_cluster, killed
     shutil.copytree(killed, run, symlinks=True)
     config = six_epochs(tiny_dataset, run)
     (run / "config.yaml").write_text(config.to_yaml())
-    flip(checkpoint_path(run, LAST) / "bank-000003.safetensors")
+    flip(Path(str(checkpoint_path(run, LAST))) / "bank-000003.safetensors")
     before = bytes_of(run)
     with pytest.raises(InputError, match=r"bank-000003\.safetensors is damaged or missing \(its hash differs"):
         train(config)

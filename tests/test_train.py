@@ -297,7 +297,7 @@ def test_a_damaged_checkpoint_is_named_and_refused(tiny_dataset, tmp_path, damag
     if damage == "flip":
         content = bytearray(victim.read_bytes())
         content[len(content) // 2] ^= 1
-        victim.write_bytes(content)
+        victim.write_bytes(bytes(content))
     else:
         victim.unlink()
     with pytest.raises(InputError, match="checkpoint"):
