@@ -57,7 +57,7 @@ class UriPath:
         return self.location
 
     def __truediv__(self, name: str) -> UriPath:
-        from jr_dist.data.storage import join
+        from jr_dist.storage import join
 
         return UriPath(join(self.location, name))
 
@@ -79,7 +79,7 @@ class UriPath:
 
     def read_bytes(self) -> bytes:
         """The whole object. Raises `FileNotFoundError` where there is none."""
-        from jr_dist.data.storage import read_bytes
+        from jr_dist.storage import read_bytes
 
         return self._ask("reading", read_bytes)
 
@@ -89,7 +89,7 @@ class UriPath:
 
     def write_bytes(self, content: bytes) -> int:
         """Put the object in the place of what was there."""
-        from jr_dist.data.storage import write_bytes
+        from jr_dist.storage import write_bytes
 
         self._ask("writing", lambda filesystem, path: write_bytes(filesystem, path, content))
         return len(content)
@@ -140,7 +140,7 @@ class UriPath:
 
     def remove_tree(self) -> None:
         """Remove all objects below, as far as the store lets us at this moment."""
-        from jr_dist.data.storage import resolve
+        from jr_dist.storage import resolve
 
         filesystem, path = resolve(self.location)
         with suppress(OSError):
@@ -163,7 +163,7 @@ class UriPath:
 
     def _ask(self, doing: str, work: Callable[[pafs.FileSystem, str], Result]) -> Result:
         """What the store answers; a store that is away is waited for."""
-        from jr_dist.data.storage import resolve
+        from jr_dist.storage import resolve
 
         filesystem, path = resolve(self.location)
         store = path.partition("/")[0]

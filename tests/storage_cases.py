@@ -11,8 +11,8 @@ from pyarrow.fs import FileSelector
 from test_train import arrays_of, settings
 
 from jr_dist.config import Config
-from jr_dist.data.storage import resolve
 from jr_dist.locations import AnyPath, as_path
+from jr_dist.storage import resolve
 from jr_dist.train.journal import END
 from jr_dist.train.run_directory import LAST, checkpoint_path
 

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from s3_server import free_port
 
-from jr_dist import locations
+from jr_dist import locations, storage
 from jr_dist.atomic import atomic_write
-from jr_dist.data import storage
-from jr_dist.data.storage import join, resolve
 from jr_dist.errors import InputError
 from jr_dist.locations import StoreAwayError, UriPath, as_path, check_access, local_path
+from jr_dist.storage import join, resolve
 from jr_dist.train.run_directory import claim, newest_start, start_note
 
 

@@ -26,7 +26,20 @@ JOBS = sorted((ROOT / "jobs").glob("*.py"))
 
 # Each room imports only from rooms before it; these few may be imported anywhere.
 ROOMS = ("config", "geometry", "models", "data", "bank", "train", "evaluate", "serve")
-EVERYWHERE = {"errors", "atomic", "log", "progress", "stop", "array_files", "blocks", "placement", "estimates", "plan"}
+EVERYWHERE = {
+    "errors",
+    "atomic",
+    "locations",
+    "log",
+    "progress",
+    "stop",
+    "array_files",
+    "blocks",
+    "placement",
+    "estimates",
+    "plan",
+    "storage",
+}
 RAY_FILES = {
     "cluster.py",
     "cluster_knock.py",

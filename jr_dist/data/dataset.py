@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from jr_dist.atomic import atomic_directory
-from jr_dist.data import storage
+from jr_dist import storage
 from jr_dist.data.manifest import MANIFEST, SPLITS, FileEntry, Manifest, from_text
 from jr_dist.data.records import SourceModel, TargetShape
 from jr_dist.data.schema import sources_from, targets_from, tensor

@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from jr_dist.atomic import atomic_write
-from jr_dist.data import storage
+from jr_dist import storage
 from jr_dist.data.manifest import MANIFEST, canonical_json
 from jr_dist.data.table_reader import Dataset
 from jr_dist.errors import InputError

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from jr_dist.data import storage
+from jr_dist import storage
 from jr_dist.data.dataset import check_categories, read_batches, require_rows
 from jr_dist.data.image_files import CAMERA_COLUMNS, IMAGES, SHAPES_A_FILE, VIEWS_A_FILE, read_manifest
 from jr_dist.data.manifest import canonical_json

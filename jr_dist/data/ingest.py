@@ -17,7 +17,7 @@ from PIL import Image
 
 from jr_dist.atomic import atomic_directory
 from jr_dist.config import ClusterConfig
-from jr_dist.data import storage
+from jr_dist import storage
 from jr_dist.data.dataset import write_dataset
 from jr_dist.data.ingest_file import IngestedFile, try_ingest_file
 from jr_dist.data.ingest_report import IngestReport, write_report

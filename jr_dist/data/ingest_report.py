@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jr_dist.data import storage
+from jr_dist import storage
 from jr_dist.data.file_parts import sensible
 from jr_dist.data.manifest import SPLITS, Manifest, canonical_json
 from jr_dist.data.render import contact_sheet

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from jr_dist.data import storage
+from jr_dist import storage
 from jr_dist.data.manifest import FileEntry, Manifest
 from jr_dist.data.schema import source_schema, target_schema
 from jr_dist.errors import InputError

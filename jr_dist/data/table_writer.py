@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from jr_dist.data import storage
+from jr_dist import storage
 from jr_dist.data.manifest import MANIFEST, SPLITS, FileEntry, Manifest, canonical_json, folder, to_text
 from jr_dist.data.records import SourceModel, TargetShape
 from jr_dist.data.schema import source_schema, target_schema, to_batch

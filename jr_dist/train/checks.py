@@ -12,9 +12,9 @@ from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset, count_rows, open_dataset, require_rows
 from jr_dist.data.pictures import check_views, open_pictures, picture_settings
 from jr_dist.data.source_store import SourceStore
-from jr_dist.data.storage import as_location, is_uri, resolve
 from jr_dist.errors import InputError
 from jr_dist.locations import AnyPath
+from jr_dist.storage import as_location, is_uri, resolve
 from jr_dist.train.checkpoint import check_same_run, read_manifest
 from jr_dist.train.encoder_weights import check_encoder_weights
 from jr_dist.train.labels import check_labels

@@ -30,13 +30,13 @@ from jr_dist.data.dataset import Dataset, open_dataset
 from jr_dist.data.pictures import picture_settings
 from jr_dist.data.source_store import SourceStore, local_source_batches
 from jr_dist.data.step_plan import StepPlan, step_plan
-from jr_dist.data.storage import resolve
 from jr_dist.data.streams import TargetBatch, local_target_batches, source_batches, target_batches
 from jr_dist.errors import InputError
 from jr_dist.locations import AnyPath, StoreAwayError, UriPath, as_path
 from jr_dist.log import say
 from jr_dist.placement import Ask, of_training, on_gpus, threads
 from jr_dist.stop import StoppedError, asked_to_stop
+from jr_dist.storage import resolve
 from jr_dist.train.checkpoint import saved_step
 from jr_dist.train.checks import check, with_absolute_paths
 from jr_dist.train.group import Group

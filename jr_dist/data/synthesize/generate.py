@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jr_dist.atomic import atomic_directory
-from jr_dist.data import storage
+from jr_dist import storage
 from jr_dist.data.build import build_source, build_target
 from jr_dist.data.dataset import split_targets, write_dataset
 from jr_dist.data.manifest import Manifest
