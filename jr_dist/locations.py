@@ -31,10 +31,10 @@ _POINTS_TO = re.compile(r"-> ([\w.-]+)\n")
 #: what Arrow's messages say of a store that refuses, and of one that can't be reached at the moment
 _REFUSED = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_BUCKET|INVALID_CLIENT_TOKEN_ID|EXPIRED_TOKEN"
-    r"|UNRECOGNIZED_CLIENT|PERMISSION_DENIED|UNAUTHENTICATED|HTTP status 4\d\d"
+    r"|OAuth2 access token|UNRECOGNIZED_CLIENT|PERMISSION_DENIED|UNAUTHENTICATED|HTTP status 4\d\d"
 )
 _AWAY = re.compile(
-    r"NETWORK_CONNECTION|INTERNAL_FAILURE|SLOW_DOWN|SERVICE_UNAVAILABLE|REQUEST_TIMEOUT|HTTP status 5\d\d"
+    r"NETWORK_CONNECTION|Status\(UNAVAILABLE|INTERNAL_FAILURE|SLOW_DOWN|SERVICE_UNAVAILABLE|REQUEST_TIMEOUT|HTTP status 5\d\d"
 )
 _answered: set[str] = set()
 
@@ -235,6 +235,11 @@ def refusal(path: UriPath, doing: str, error: OSError) -> InputError:
     """What a person is told whose credentials or bucket are not the right ones."""
     bucket = path.location.partition("?")[0].partition("://")[2].partition("/")[0]
     said = _said(error)
+    if "OAuth2 access token" in said:
+        return InputError(
+            f"{path}: {doing} was refused, as no Google credentials were found; allowed are those that may list, read, "
+            "write and delete there; name a key file in GOOGLE_APPLICATION_CREDENTIALS on every node"
+        )
     if "NO_SUCH_BUCKET" in said:
         return InputError(
             f"{path}: {doing} was refused ({said}); allowed is a bucket that there is; make bucket {bucket} or correct "

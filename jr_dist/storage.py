@@ -25,6 +25,8 @@ _REMEDY = "give a local path or a URI such as s3://bucket/folder"
 _S3_OPTIONS = ("region", "scheme", "endpoint_override", "tls_ca_file_path")
 #: seconds, and attempts of a request: with all waits between them the client gives up within two minutes
 _CONNECT_SECONDS, _ANSWER_SECONDS, _ATTEMPTS = 10.0, 30.0, 3
+#: seconds for which Google's client repeats a request; its own choice is 15 minutes
+_GS_SECONDS = 30
 
 
 def as_location(path: str | AnyPath) -> str:
@@ -65,6 +67,8 @@ def resolve(location: str, filesystem: pafs.FileSystem | None = None) -> tuple[p
     try:
         if parts.scheme == "s3":
             return _s3(parts.netloc, parts.query, _endpoint()), f"{parts.netloc}{parts.path}".rstrip("/")
+        if parts.scheme in ("gs", "gcs") and "retry_limit_seconds" not in parts.query:
+            location += f"{'&' if parts.query else '?'}retry_limit_seconds={_GS_SECONDS}"
         found, root = _from_uri(location)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise InputError(f"{location} can't be reached ({error}); {_REMEDY}") from error

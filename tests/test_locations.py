@@ -181,3 +181,16 @@ def test_of_two_that_ask_for_a_number_one_at_most_keeps_it_whoever_looks_when(s3
     monkeypatch.setattr("jr_dist.train.run_directory.time.sleep", waits.append)
     assert claim(run, "ours") == 2 and len(waits) == 1
     assert sorted(path.name.partition(".")[0] for path in (run / "starts").iterdir()) == ["0001", "0002", "0002"]
+
+
+@pytest.mark.slow
+def test_google_without_credentials_is_refused_in_time(monkeypatch, tmp_path):
+    """Its client alone would try for 15 minutes."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GCE_METADATA_HOST", "127.0.0.1:9")
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    with pytest.raises(InputError, match=r"run\.path can't be used: gs://bucket/run/.*GOOGLE_APPLICATION_CREDENTIALS"):
+        check_access(UriPath("gs://bucket/run?retry_limit_seconds=1"), "run.path")
+    monkeypatch.setattr(storage, "_GS_SECONDS", 1)
+    with pytest.raises(InputError, match="no Google credentials were found"):
+        UriPath("gs://bucket/run").is_file()

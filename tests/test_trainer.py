@@ -190,13 +190,6 @@ def test_a_database_that_outgrows_memory_is_encoded_through_ray_data(ray_cluster
         assert np.array_equal(first[name], second[name]), name
 
 
-@pytest.mark.parametrize(("name", "path"), [("run__path", "s3://bucket/run"), ("run__resume", "gs://bucket/run")])
-def test_runs_are_not_written_to_object_stores(tiny_dataset, tmp_path, name, path):
-    with pytest.raises(InputError, match="not an object store"):
-        train(settings(tiny_dataset, tmp_path / "run", **{name: path}))
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_job_names_its_run_absolutely(tiny_dataset, monkeypatch):
     config = settings(tiny_dataset, Path("runs/here"))
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
