@@ -114,12 +114,12 @@ class Sides:
         return self.peers[peer].retrieval_step(self.batch.points, self.candidates)
 
 
-def random_source(number: int) -> SourceModel:
+def random_source(number: int, *, num_parts: int | None = None, num_points: int = NUM_POINTS) -> SourceModel:
     """Boxes with a joint between each part and the next."""
     rng = np.random.default_rng([0, number])
-    boxes = random_boxes(rng)
+    boxes = random_boxes(rng, num_parts)
     num_parts = len(boxes.centre)
-    points, part_index = sample(boxes, NUM_POINTS, rng)
+    points, part_index = sample(boxes, num_points, rng)
     parts = np.stack([np.arange(num_parts - 1), np.arange(1, num_parts)], 1)
     places = boxes.centre[parts].mean(1, keepdims=True)
     return SourceModel(
