@@ -2,6 +2,7 @@
 #   make quickstart   the whole story on procedural furniture, in minutes
 #   make test         everything (at most an hour on two cores); make test-fast leaves out the slow ones
 #   make bench        the benchmarks, quick form;  make lint  what a commit must pass
+#   make scaling      the measurements of docs/scaling.md: 20 minutes of an idle machine
 # The environment is the folder .venv, or the one that JR_VENV names.
 
 JR_VENV ?= $(CURDIR)/.venv
@@ -15,7 +16,7 @@ BASE_PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 py
 
 BENCHMARKS := chamfer step oracle ido streams segmentation real_fit bank render masks image_streams
 
-.PHONY: quickstart test test-fast bench lint format environment shared-environment
+.PHONY: quickstart test test-fast bench scaling lint format environment shared-environment
 
 quickstart: environment
 	@$(PYTHON) -m jr_dist.quickstart
@@ -28,6 +29,10 @@ test-fast: environment
 
 bench: environment
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(PYTHON) benchmarks/$$name.py --quick || exit 1; done
+
+scaling: environment
+	@$(PYTHON) benchmarks/workers.py --csv docs/results/workers.csv
+	@$(PYTHON) benchmarks/step_measure.py --csv docs/results/steps.csv --picture docs/images/step-model.png
 
 lint: environment
 	@$(PYTHON) -m ruff check

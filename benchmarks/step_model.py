@@ -12,8 +12,8 @@ targets and K candidates, S sources, N shards of the bank, and what a source's c
     refresh      S encode / W, every R steps
 
 U, the sources among the candidates, is that of uniform draws: the most. `crowd`: shards that share a processor work in
-turn. A network adds to each message its latency and its bytes at both ends. With lookahead the scan has the compute's
-time and the pull the all-reduce's, and what remains is seen.
+turn. A network adds to each message its latency and its bytes at the busier end. With lookahead the scan has the
+compute's time, the pull is asked for behind the push and has what the push has; what remains is seen.
 """
 
 from __future__ import annotations
@@ -131,9 +131,6 @@ def stages(shape: Shape, rates: Rates, cluster: Cluster) -> dict[str, float]:
     crowd = max(1.0, shards / cluster.shard_processors)
     slower = 1 + rates.sharing * (min(cluster.sharing_workers, workers) - 1)
 
-    def milliseconds(each: float, *, size: float = 0.0, nanoseconds: float = 0.0) -> float:
-        return each + 1e-6 * size * nanoseconds
-
     def moved(num_bytes: float) -> float:
         at_an_end = num_bytes * max(1.0, workers / shards)  # a shard has the messages of all workers
         return 2 * cluster.latency_ms + 1e3 * at_an_end / (cluster.network_mb_s * 1e6)
@@ -144,24 +141,25 @@ def stages(shape: Shape, rates: Rates, cluster: Cluster) -> dict[str, float]:
         compute = rates.step_ms + shape.batch * rates.target_ms + shape.pairs * rates.pair_ms + unique * rates.source_ms
         compute *= slower
     encode = slower * rates.encode_ms if cluster.encode_ms is None else cluster.encode_ms
-    scan = milliseconds(rates.ask_ms, size=shape.scanned / cluster.shard_threads, nanoseconds=rates.scan_ns)
-    proposals = shards * rates.send_ms + crowd * workers * scan + moved(shape.proposal_bytes)
-    a_shard = shape.code_bytes / shards
-    pull = shards * rates.send_ms + moved(shape.code_bytes)
-    pull += crowd * workers * milliseconds(rates.ask_ms, size=a_shard, nanoseconds=rates.pull_ns)
-    push = crowd * workers * milliseconds(rates.ask_ms, size=a_shard, nanoseconds=rates.push_ns)
-    push += moved(shape.code_bytes)
+
+    def served(size: float, nanoseconds: float) -> float:
+        return crowd * workers * (rates.ask_ms + 1e-6 * size * nanoseconds)  # by a shard, one rank after the other
+
+    send, a_shard = shards * rates.send_ms, shape.code_bytes / shards
+    proposals = send + served(shape.scanned / cluster.shard_threads, rates.scan_ns) + moved(shape.proposal_bytes)
+    pull = send + served(a_shard, rates.pull_ns) + moved(shape.code_bytes)
+    push = served(a_shard, rates.push_ns) + moved(shape.code_bytes)
     reduce = 0.0
     if workers > 1:
         sent = ring_bytes(shape.dense_bytes, workers)
-        reduce = milliseconds(rates.reduce_ms, size=sent, nanoseconds=rates.reduce_ns)
+        reduce = rates.reduce_ms + 1e-6 * sent * rates.reduce_ns
         reduce += 2 * (workers - 1) * cluster.latency_ms + 1e3 * sent / (cluster.network_mb_s * 1e6)
         reduce += rates.jitter * compute * expected_maximum(workers)
+    meanwhile = reduce + shape.batch * encode  # what a worker does behind its push, before it asks again
     if shape.lookahead:
-        pull = max(0.0, push + pull - reduce)  # asked for behind the push
-        proposals, push = max(0.0, proposals - compute), 0.0
+        proposals, pull, push = max(0.0, proposals - compute), max(0.0, push + pull - meanwhile), 0.0
     else:
-        push = max(0.0, push - reduce - shape.batch * encode)
+        push = max(0.0, push - meanwhile)
     refresh = shape.sources * encode / workers / shape.refresh_steps
     return {name: ms / 1e3 for name, ms in zip(STAGES, (compute, proposals, pull, push, reduce, refresh), strict=True)}
 

@@ -43,7 +43,7 @@ from jr_dist.progress import progress as progress_of
 Log = list[tuple[float, float]]
 CONTENDERS = ("one process", "two processes", "1 worker", "2 workers")
 TOGETHER_S = 0.05  # what comes in one message was finished before
-BATCH, VIEWS = 16, 48
+BATCH, VIEWS = 16, 40
 JOB_TARGETS, JOB_SOURCES = 16, 512
 
 
@@ -53,7 +53,7 @@ class Sizes:
 
     rounds: int = 3
     steps: int = 30
-    jobs: int = 24
+    jobs: int = 20
     files: int = 128
     shapes: int = 9  # of `VIEWS` pictures
 
