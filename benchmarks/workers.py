@@ -293,7 +293,7 @@ def measure(folder: Path, sizes: Sizes, pool: ProcessPoolExecutor) -> dict[str, 
     return rates
 
 
-def table(rates: dict[str, dict[str, list[float]]]) -> list[str]:
+def table(rates: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
     """Markdown: medians over the rounds, with least and most; shares are those of the rounds."""
     lines = [
         "| a second | " + " | ".join(CONTENDERS) + " | 2 workers / 1 | 2 workers / two processes |",
@@ -306,7 +306,7 @@ def table(rates: dict[str, dict[str, list[float]]]) -> list[str]:
     return lines
 
 
-def shares(own: dict[str, list[float]], peer: str) -> list[float]:
+def shares(own: Mapping[str, Sequence[float]], peer: str) -> list[float]:
     """The rate of 2 workers over a peer's, round by round."""
     return [a / b for a, b in zip(own["2 workers"], own[peer], strict=True)]
 
