@@ -26,7 +26,7 @@ from step_model import STAGES, Cluster, Observed, Rates, Shape, errors, fit, sta
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 NUM_POINTS, NUM_PARTS, NUM_TARGETS = 512, 8, 256
 LEFT_OUT = 6  # steps that compile kernels, fill caches and wait for processes that start
-TOGETHER = 5  # runs whose shards live at the same time
+TOGETHER = 8  # runs whose shards live at the same time
 REFRESH_STEPS = 5
 #: one worker or shard on a processor of this machine, until there are more of them than processors
 HERE = Cluster(sharing_workers=64, shard_processors=2)
@@ -38,7 +38,7 @@ class Trial:
 
     shape: Shape
     fitted: bool
-    channels: tuple[int, ...] = (64, 64, 128, 256)  # of the encoders: dense weights
+    target_code: int = 128  # makes dense weights, at little compute
 
 
 def trials() -> list[Trial]:
@@ -67,8 +67,9 @@ def trials() -> list[Trial]:
         Trial(replace(pair, batch=24, candidates=8, global_code=256, embedding=256, shards=2), fitted=False),
         Trial(replace(base, sources=64), fitted=True),
         Trial(replace(pair, sources=64), fitted=False),
-        Trial(pair, fitted=True, channels=(64, 128, 256, 1024)),
-        Trial(replace(pair, shards=2), fitted=False, channels=(64, 64, 128, 1024)),
+        Trial(base, fitted=True, target_code=4096),
+        Trial(pair, fitted=True, target_code=4096),
+        Trial(replace(pair, shards=2), fitted=False, target_code=2048),
         Trial(replace(large, sources=16384, lookahead=1), fitted=False),
         Trial(replace(pair, lookahead=1), fitted=False),
     ]
@@ -104,7 +105,10 @@ def measure(some: Sequence[Trial], num_steps: int) -> list[Observed]:
     from jr_dist.config import ClusterConfig
 
     found: dict[int, Observed] = {}
-    with tempfile.TemporaryDirectory() as name, connect(ClusterConfig(num_cpus=16, object_store_mb=512)):
+    with (
+        tempfile.TemporaryDirectory() as name,
+        connect(ClusterConfig(num_cpus=16, object_store_mb=512), log_to_driver=False),
+    ):
         for sources in {trial.shape.sources for trial in some}:
             write_boxes(Path(name) / str(sources), sources)
         for workers in sorted({trial.shape.workers for trial in some}):
@@ -126,7 +130,7 @@ def config_of(trial: Trial, folder: Path, run: str) -> Any:
     shape = trial.shape
     settings = {
         "data.path": str(folder / str(shape.sources)), "run.path": str(folder / run),
-        "model.encoder_channels": list(trial.channels), "model.global_code": shape.global_code,
+        "model.target_code": trial.target_code, "model.global_code": shape.global_code,
         "model.part_code": shape.part_code, "retrieval.embedding": shape.embedding,
         "retrieval.num_candidates": shape.candidates, "retrieval.sigma0": 100.0,
         "retrieval.refresh_steps": shape.refresh_steps, "train.batch_size": shape.batch,

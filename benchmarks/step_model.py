@@ -3,7 +3,8 @@
 Pure functions; step_measure.py measures steps, fits the rates on some and checks them on others. With W workers of B
 targets and K candidates, S sources, N shards of the bank, and what a source's codes weigh (docs/scaling.md):
 
-    compute      (step + B target + B K pair + U source) (1 + sharing (workers on its machine - 1)), or what is given
+    compute      (step + B target + B K pair + U source + dense bytes dense) (1 + sharing (workers on its machine - 1)),
+                 or what is given
     proposals    N send + W (ask + ceil(B / 16) S / N D scan / shard threads) crowd: a shard serves the ranks in turn
     pull         N send + W (ask + U bytes of a source / N pull) crowd
     push         W (ask + U bytes of a source / N push) crowd, less what the worker does meanwhile: the all-reduce, and
@@ -84,6 +85,7 @@ class Rates:
     target_ms: float = 0.5  # a target
     pair_ms: float = 1.0  # a pair: deformed, measured, both backwards
     source_ms: float = 0.5  # a source among the candidates: encoded, backwards
+    dense_ns: float = 1.0  # a byte of the dense gradients: moved by the optimiser
     sharing: float = 0.1  # by how much each further worker on its machine slows a worker
     send_ms: float = 0.3  # a worker's request to one shard
     ask_ms: float = 1.0  # a shard's for one request
@@ -139,7 +141,7 @@ def stages(shape: Shape, rates: Rates, cluster: Cluster) -> dict[str, float]:
     if compute is None:
         unique = unique_sources(shape.sources, shape.batch, shape.candidates)
         compute = rates.step_ms + shape.batch * rates.target_ms + shape.pairs * rates.pair_ms + unique * rates.source_ms
-        compute *= slower
+        compute = slower * (compute + 1e-6 * shape.dense_bytes * rates.dense_ns)
     encode = slower * rates.encode_ms if cluster.encode_ms is None else cluster.encode_ms
 
     def served(size: float, nanoseconds: float) -> float:

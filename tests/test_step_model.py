@@ -46,7 +46,7 @@ def observed(shape: Shape, rates: Rates, cluster: Cluster = HERE, noise: float =
 
 def planted_shapes() -> list[Shape]:
     """Those that are measured."""
-    return [replace(trial.shape, dense_bytes=1_000_000 + 10_000 * sum(trial.channels)) for trial in trials()]
+    return [replace(trial.shape, dense_bytes=1_000_000 + 2_000 * trial.target_code) for trial in trials()]
 
 
 # ---- counts ------------------------------------------------------------------------------------
@@ -100,6 +100,7 @@ def test_units():
         "target_ms": ("compute", 32e-3),
         "pair_ms": ("compute", 320e-3),
         "source_ms": ("compute", unique * 1e-3),
+        "dense_ns": ("compute", 8_000_000 * 1e-9),
         "send_ms": ("proposals", 4e-3),
         "ask_ms": ("pull", 2e-3),
         "scan_ns": ("proposals", 2 * 2 * 250 * 256 * 1e-9),  # ranks, groups of 16, sources of a shard, dimensions
@@ -169,7 +170,7 @@ def test_what_comes_first():
 # ---- fitting -----------------------------------------------------------------------------------
 
 PLANTED = Rates(
-    step_ms=6, target_ms=0.9, pair_ms=0.7, source_ms=0.8, sharing=0.2, send_ms=0.6, ask_ms=1.7, scan_ns=0.25, pull_ns=6,
+    step_ms=6, target_ms=0.9, pair_ms=0.7, source_ms=0.8, dense_ns=2, sharing=0.2, send_ms=0.6, ask_ms=1.7, scan_ns=0.25, pull_ns=6,
     push_ns=40, reduce_ms=2, reduce_ns=3, jitter=0.05, encode_ms=0.4,
 )  # fmt: skip
 
