@@ -28,7 +28,17 @@ ROOT = Path(__file__).parent.parent
 CHECKED_MODULES = (
     *(
         f"jr_dist.geometry.{name}"
-        for name in ("boxes", "chamfer", "frames", "joints", "observation", "projection", "sampling", "symmetry")
+        for name in (
+            "boxes",
+            "chamfer",
+            "deformed",
+            "frames",
+            "joints",
+            "observation",
+            "projection",
+            "sampling",
+            "symmetry",
+        )
     ),
     "jr_dist.models",
     "jr_dist.train.losses",

@@ -62,6 +62,8 @@ RAY_FILES = {
 }
 # geometry/, models/ and train/losses.py can be read, tested and run on a bare GPU machine.
 BARE = {"torch", "numpy", "numba", "llvmlite", "jaxtyping"}
+# torch brings Triton on Linux alone: files that import it are imported by functions, on a GPU.
+TRITON_FILES = {"geometry/chamfer_kernels.py"}
 # The distribution, where its name is not that of the module.
 DISTRIBUTION = {
     "yaml": "pyyaml",
@@ -69,6 +71,7 @@ DISTRIBUTION = {
     "pydantic_core": "pydantic",
     "grpc": "grpcio",
     "llvmlite": "numba",
+    "triton": "torch",
     "markupsafe": "jinja2",
 }
 
@@ -96,7 +99,9 @@ def test_imports_keep_to_their_rooms(path):
         first, _, rest = module.partition(".")
         if first == "ray":
             assert name(path) in RAY_FILES, f"{module}: Ray stays in {sorted(RAY_FILES)}"
-        if bare and first not in sys.stdlib_module_names and first != "jr_dist":
+        if first == "triton":
+            assert name(path) in TRITON_FILES, f"{module}: Triton stays in {sorted(TRITON_FILES)}"
+        elif bare and first not in sys.stdlib_module_names and first != "jr_dist":
             assert first in BARE | {"torchvision"}, f"{module}: only {sorted(BARE)} here"
         if first == "jr_dist" and rest and room in ROOMS:
             other = rest.split(".")[0]

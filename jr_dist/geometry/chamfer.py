@@ -1,12 +1,15 @@
 """The one chamfer distance: squared, mean over points, both directions added (the paper's L_fit, not scaled).
 
-On the CPU it is exact and pruned (nearest.py), elsewhere brute force (brute_force.py), which is also the check. The
-gradient needs only who is nearest to whom, so it is made together with the value.
+On the CPU it is exact and pruned (nearest.py), on a GPU one pass over all distances (chamfer_triton.py); other numbers
+than float32, and the check of both, are brute force in plain torch (brute_force.py). The gradient needs only who is
+nearest to whom, so it is made together with the value.
 
 The compiled code is kept beside the source or, where that can't be written, in the user's cache; the environment
 variable NUMBA_CACHE_DIR names another place. The first call on a new machine compiles for some ten seconds.
 """
 
+from importlib.util import find_spec
+from os import environ
 from typing import Literal
 
 import numpy as np
@@ -19,7 +22,7 @@ from jr_dist.errors import InputError
 from jr_dist.geometry import nearest
 from jr_dist.geometry.brute_force import add_at, nearest_by_comparison, pairs_by_comparison
 
-Backend = Literal["auto", "numba", "torch"]
+Backend = Literal["auto", "numba", "triton", "torch"]
 
 
 def chamfer(
@@ -36,7 +39,7 @@ def chamfer(
     Pair m is (x[m], y[m]), or (x[m], y[y_index[m]]): a target need not be repeated for its K candidates. Orders, from
     `spatial_order` of the same clouds before they were deformed, save the sorting; they never change the answer.
     Differentiable once in x and y. The numba backend takes float32 on the CPU and uses torch.get_num_threads()
-    threads; "auto" takes it where it can and torch elsewhere.
+    threads, the triton backend takes float32 on a GPU; "auto" takes them where it can and torch elsewhere.
 
     Raises:
         InputError: an empty cloud, a coordinate that isn't finite, numbers of clouds that don't match, or a backend
@@ -71,10 +74,11 @@ def nearest_neighbours(
     Among equally near points any may be named, the same one every time. Errors as for `chamfer`.
     """
     x, y = x.detach(), y.detach()
-    rows = _rows(x, y, y_index)
-    if choose_backend(backend, x, y) == "torch":
-        _refuse_not_finite(x, y)
-        return nearest_by_comparison(x, y, rows)
+    rows = rows_of(x, y, y_index)
+    backend = choose_backend(backend, x, y)
+    if backend != "numba":
+        refuse_not_finite(x=x, y=y)
+        return triton_kernels().neighbours(x, y, rows) if backend == "triton" else nearest_by_comparison(x, y, rows)
     distances, indices = nearest.neighbours(as_array(x), as_array(y), rows.numpy(), num_threads=torch.get_num_threads())
     return torch.from_numpy(distances), torch.from_numpy(indices)
 
@@ -87,8 +91,9 @@ def chamfer_matrix(
     Errors as for `chamfer`.
     """
     x, y = x.detach(), y.detach()
-    _refuse_empty(x, y)
-    if choose_backend(backend, x, y) == "numba":
+    refuse_empty(x=x, y=y)
+    backend = choose_backend(backend, x, y)
+    if backend == "numba":
         sides = (True, two_sided)
         value = nearest.matrix(as_array(x), as_array(y), num_threads=torch.get_num_threads(), sides=sides)
         return torch.from_numpy(value)
@@ -96,7 +101,7 @@ def chamfer_matrix(
     value = x.new_empty((len(x), len(y)))
     for row in range(len(x)):
         clouds = x[row].expand(len(y), -1, -1)
-        value[row] = _evaluate(clouds, y, columns, None, None, "torch", two_sided=two_sided)
+        value[row] = _evaluate(clouds, y, columns, None, None, backend, two_sided=two_sided)
     return value
 
 
@@ -105,7 +110,7 @@ def spatial_order(points: Float32[Tensor, "M N 3"]) -> Int32[Tensor, "M N"]:
 
     Moving or scaling parts keeps most neighbours together, so a source's order serves all its deformations.
     """
-    _refuse_empty(points, points)
+    refuse_empty(points=points)
     return torch.from_numpy(nearest.spatial_order(as_array(points), num_threads=torch.get_num_threads()))
 
 
@@ -116,6 +121,8 @@ class _Chamfer(torch.autograd.Function):
     def forward(ctx, x, y, rows, x_order, y_order, backend, two_sided, wanted):
         if backend == "torch":
             value, gradient_x, gradient_y = pairs_by_comparison(x, y, rows, two_sided=two_sided, gradient=any(wanted))
+        elif backend == "triton":
+            value, gradient_x, gradient_y = triton_kernels().pairs(x, y, rows, two_sided=two_sided, gradients=wanted)
         else:
             arrays = nearest.pairs(
                 as_array(x),
@@ -146,25 +153,41 @@ class _Chamfer(torch.autograd.Function):
 
 
 def _evaluate(x, y, y_index, x_order, y_order, backend, *, two_sided):
-    rows = _rows(x, y, y_index)
+    rows = rows_of(x, y, y_index)
     backend = choose_backend(backend, x, y)
-    if backend == "torch":
-        _refuse_not_finite(x, y)
+    if backend != "numba":
+        refuse_not_finite(x=x, y=y)
     wanted = tuple(torch.is_grad_enabled() and cloud.requires_grad for cloud in (x, y))
     return _Chamfer.apply(x, y, rows, x_order, y_order, backend, two_sided, wanted)
 
 
-def choose_backend(backend: str, *clouds: Tensor) -> str:
-    """Which of "numba" and "torch"; raises InputError for one that does not exist or cannot take these tensors."""
-    fits = all(cloud.device.type == "cpu" and cloud.dtype == torch.float32 for cloud in clouds)
-    if backend == "auto":
-        return "numba" if fits else "torch"
-    if backend == "numba" and not fits:
-        found = ", ".join(f"{cloud.dtype} on {cloud.device}" for cloud in clouds)
-        raise InputError(f"chamfer: backend numba takes float32 on the CPU, got {found}; use auto or torch")
-    if backend not in ("numba", "torch"):
-        raise InputError(f"chamfer: backend {backend!r} is not known; auto, numba and torch are")
-    return backend
+def choose_backend(backend: str, *clouds: Tensor) -> Backend:
+    """Which of "numba", "triton" and "torch"; raises InputError where it is missing or cannot take these tensors."""
+    devices = {cloud.device.type for cloud in clouds} if all(c.dtype == torch.float32 for c in clouds) else set()
+    fits: Backend = "numba" if devices == {"cpu"} else "triton" if devices == {"cuda"} else "torch"
+    found = ", ".join(f"{cloud.dtype} on {cloud.device}" for cloud in clouds)
+    if backend not in ("auto", "numba", "triton", "torch"):
+        raise InputError(f"chamfer: backend {backend!r} is not known; auto, numba, triton and torch are")
+    if backend == "triton" and fits == "numba" and environ.get("TRITON_INTERPRET") == "1":
+        return "triton"  # interpreted, Triton's kernels run on the CPU
+    if backend not in ("auto", "torch", fits):
+        where = "the CPU" if backend == "numba" else "a GPU"
+        raise InputError(f"chamfer: backend {backend} takes float32 on {where}, got {found}; use auto or torch")
+    if backend == "torch" or fits != "triton":
+        return "torch" if backend == "torch" else fits
+    if find_spec("triton") is None:
+        raise InputError(
+            f"chamfer: {found} needs Triton, which is not installed here; it comes with torch on Linux, so install "
+            "that torch, or work on the CPU"
+        )
+    return "triton"
+
+
+def triton_kernels():
+    """chamfer_triton.py, imported where it is used: all but a GPU works without Triton."""
+    from jr_dist.geometry import chamfer_triton
+
+    return chamfer_triton
 
 
 def as_array(cloud: Tensor) -> np.ndarray:
@@ -183,9 +206,9 @@ def as_order(order: Tensor | None, cloud: Tensor) -> np.ndarray:
     return order.contiguous().numpy()
 
 
-def _rows(x, y, y_index):
+def rows_of(x: Tensor, y: Tensor, y_index: Tensor | None) -> Tensor:
     """The row of y that each cloud of x meets."""
-    _refuse_empty(x, y)
+    refuse_empty(x=x, y=y)
     if y_index is None:
         if len(x) != len(y):
             raise InputError(f"chamfer: {len(x)} clouds against {len(y)}; give as many, or y_index")
@@ -197,8 +220,9 @@ def _rows(x, y, y_index):
     return y_index.to(torch.int64)
 
 
-def _refuse_empty(x, y):
-    for name, cloud in (("x", x), ("y", y)):
+def refuse_empty(**clouds: Tensor) -> None:
+    """Raise InputError for what isn't [clouds, points, 3] with points."""
+    for name, cloud in clouds.items():
         if cloud.ndim != 3 or cloud.shape[-1] != 3 or cloud.shape[1] == 0:
             raise InputError(
                 f"chamfer: {name} has the shape {tuple(cloud.shape)}; [clouds, points, 3] with at least one point is "
@@ -206,8 +230,9 @@ def _refuse_empty(x, y):
             )
 
 
-def _refuse_not_finite(x, y):
-    for name, cloud in (("x", x), ("y", y)):
+def refuse_not_finite(**clouds: Tensor) -> None:
+    """Raise InputError for coordinates on the CPU that are not finite; elsewhere NaN shows in what comes of them."""
+    for name, cloud in clouds.items():
         if cloud.device.type == "cpu" and not torch.isfinite(cloud).all():
             raise InputError(
                 f"chamfer: {name} has a coordinate that is NaN or infinite; finite points are allowed, so look "

@@ -112,8 +112,9 @@ def least_chamfers(
             raise InputError(
                 f"chamfer: {name} holds NaN or infinity; finite boxes are allowed, so look where they come from"
             )
-    if choose_backend(backend, targets, centre, half_extent) == "torch":
-        return _scan(sources, targets, centre, half_extent, visits, known)
+    backend = choose_backend(backend, targets, centre, half_extent)
+    if backend != "numba":
+        return _scan(sources, targets, centre, half_extent, visits, known, backend)
     best, rows, work = known.chamfer.copy(), known.rows.copy(), known.work.copy()
     assert sources.arrays is not None, "sources and targets are on one device"
     sequences = _sequence(sources.arrays.num_points), _sequence(targets.shape[1])
@@ -146,7 +147,7 @@ def _sequence(num_points: int) -> np.ndarray:
     return np.argsort((packets + 1) * _GOLDEN % 1)
 
 
-def _scan(sources, targets, centre, half_extent, visits, known) -> Least:
+def _scan(sources, targets, centre, half_extent, visits, known, backend) -> Least:
     best, rows = known.chamfer.copy(), known.rows.copy()
     for t, target in enumerate(targets):
         visited = visits[t][visits[t] >= 0]
@@ -155,7 +156,7 @@ def _scan(sources, targets, centre, half_extent, visits, known) -> Least:
             some = torch.from_numpy(visited[start : start + _SCANNED_PAIRS]).to(target.device)
             moved = deform(sources.geometry.take(some), centre[t, some], half_extent[t, some])
             same = torch.zeros_like(some)
-            values.append(chamfer(moved, target[None], y_index=same, backend="torch").cpu().numpy())
+            values.append(chamfer(moved, target[None], y_index=same, backend=backend).cpu().numpy())
         best[t], rows[t] = _first(
             np.concatenate(values), np.concatenate([known.rows[t], sources.rows[visited]]), best.shape[1]
         )

@@ -6,7 +6,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from jr_dist.geometry import nearest
-from jr_dist.geometry.chamfer import Backend, as_array, as_order, choose_backend, one_sided
+from jr_dist.geometry.chamfer import (
+    Backend,
+    as_array,
+    as_order,
+    choose_backend,
+    one_sided,
+    refuse_empty,
+    refuse_not_finite,
+    triton_kernels,
+)
 
 
 def mirror(points: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
@@ -25,27 +34,34 @@ def symmetry_loss(
     Mirroring swaps the two directions, so they are equal: one is computed and doubled. `order`, backends and errors
     are those of `jr_dist.geometry.chamfer.chamfer`.
     """
-    if points.shape[-2:-1] == (0,) or choose_backend(backend, points) == "torch":
+    refuse_empty(points=points)
+    backend = choose_backend(backend, points)
+    if backend == "torch":
         return 2 * one_sided(points, mirror(points), backend=backend)
-    return _Symmetry.apply(points, order, torch.is_grad_enabled() and points.requires_grad)
+    return _Symmetry.apply(points, order, backend, torch.is_grad_enabled() and points.requires_grad)
 
 
 class _Symmetry(torch.autograd.Function):
-    """The mirrored cloud's leaves are the cloud's own, mirrored: one sort and one search in all."""
+    """On the CPU the mirrored cloud's leaves are the cloud's own, mirrored: one sort and one search in all."""
 
     @staticmethod
-    def forward(ctx, points, order, wanted):
-        value, gradient = nearest.mirror_pairs(
-            as_array(points),
-            as_order(order, points),
-            gradient=wanted,
-            num_threads=torch.get_num_threads(),
-        )
-        ctx.save_for_backward(torch.from_numpy(gradient) if wanted else None)
-        return torch.from_numpy(value)
+    def forward(ctx, points, order, backend, wanted):
+        if backend == "triton":
+            refuse_not_finite(points=points)
+            value, gradient = triton_kernels().mirror_pairs(points, gradient=wanted)
+        else:
+            arrays = nearest.mirror_pairs(
+                as_array(points),
+                as_order(order, points),
+                gradient=wanted,
+                num_threads=torch.get_num_threads(),
+            )
+            value, gradient = map(torch.from_numpy, arrays)
+        ctx.save_for_backward(gradient if wanted else None)
+        return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         (gradient,) = ctx.saved_tensors
-        return gradient * grad[:, None, None], None, None
+        return gradient * grad[:, None, None], None, None, None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from jr_dist.bank.client import Codes
 from jr_dist.geometry.boxes import deform
+from jr_dist.geometry.deformed import DeformedLosses, deformed_losses
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.projection import part_parameters
 from jr_dist.models.retrieval import retrieval_weight, squared_distance
@@ -38,6 +39,10 @@ class Predicted:
     def points(self) -> Tensor:
         """D_s(t) of every pair: [M, N, 3]."""
         return deform(self.sources, self.centre, self.half_extent)
+
+    def losses(self, points: Tensor, target_index: Tensor, *, origin: Tensor | None) -> DeformedLosses:
+        """L_fit to the targets' points [B, N, 3] and, with the origins [M, 3] of the mirror planes, symmetry: [M]."""
+        return deformed_losses(self.sources, self.centre, self.half_extent, points, target_index, origin=origin)
 
 
 def pair_up(candidate_rows: np.ndarray, device: torch.device) -> Pairs:

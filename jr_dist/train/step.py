@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 from jr_dist.bank.client import Codes
-from jr_dist.geometry.chamfer import chamfer
-from jr_dist.geometry.symmetry import symmetry_loss
 from jr_dist.models.retrieval import effective_number, soft_retrieval
 from jr_dist.train.draw import Draw
 from jr_dist.train.losses import (
@@ -80,9 +78,10 @@ def joint_step(
     # Eq. 2 sends no gradient into the deformation module, so a step of retrieval alone needs none there.
     with nullcontext() if plan.deformation else torch.no_grad():
         predicted = predict(state, codes, geometry, shown, pairs)
-        deformed = predicted.points()
-        check_finite(state.step, "deformed points", deformed)
-        fitting = chamfer(deformed, points, y_index=pairs.target_index).view(pairs.shape) * unit
+        check_finite(state.step, "deformed boxes", predicted.centre + predicted.half_extent)
+        plane = origin[pairs.target_index] if plan.deformation else None
+        losses = predicted.losses(points, pairs.target_index, origin=plane)
+        fitting = losses.fitting.view(pairs.shape) * unit
 
     loss, fit_scale_start = fitting.new_zeros(()), state.fit_scale_start
     logged: Logged = {"fit": fitting.detach().mean(), "effective_candidates": float(candidates.effective.mean())}
@@ -95,7 +94,8 @@ def joint_step(
         logged["effective_of_k"] = effective_number(probability).mean()
     if plan.deformation:
         weights = probability if plan.weighted else torch.full_like(fitting, 1.0 / fitting.shape[1])
-        symmetry = (symmetry_loss(deformed - origin[pairs.target_index, None]).view(pairs.shape) * unit).mean()
+        assert losses.symmetry is not None
+        symmetry = (losses.symmetry.view(pairs.shape) * unit).mean()
         loss_deformation = deformation_loss(fitting, weights)
         loss = loss + loss_deformation + config.model.symmetry_weight * symmetry
         logged |= {"loss_deformation": loss_deformation.detach(), "symmetry": symmetry.detach()}

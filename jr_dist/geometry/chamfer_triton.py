@@ -1,0 +1,210 @@
+"""The chamfer on a GPU: launches of the kernels in chamfer_kernels.py, for chamfer.py, symmetry.py and deformed.py.
+
+No launch waits for the device, and every result has the same bits every time: distances meet in an atomic minimum,
+whose order does not matter; gradients of parts are sums in a fixed order; those of points, where several neighbours
+pull at one, are added as whole numbers. So there is no other, deterministic, mode.
+
+Triton comes with torch on Linux. With TRITON_INTERPRET=1 in the environment it runs the kernels on the CPU, slowly: the
+tests do.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float32, Int32, Int64
+from torch import Tensor
+
+from jr_dist.geometry import chamfer_kernels as kernels
+
+#: programs that fill a GPU several times over: few pairs are cut into more, shorter ones
+_PROGRAMS = 8192
+#: points of y that a program meets at the least
+_LEAST_SPAN = 128
+#: queries of a program that names neighbours or pulls at points, and of one that pulls at parts
+_QUERIES, _PART_QUERIES = 128, 256
+#: bits that the largest pull on a point fills; 24 more are left for the number of pulls
+_PULL_BITS = 38
+#: see the head of chamfer_kernels.py
+_ROUNDED: dict[str, Any] = {"enable_fp_fusion": False}
+
+
+class Neighbours(NamedTuple):
+    """The nearest point of a cloud to each query, the first of equals, and which tables of clouds these are."""
+
+    queries: Tensor  #: [A, N, 3] float32
+    query_rows: Tensor  #: [M] int64
+    cloud: Tensor  #: [B, N2, 3] float32
+    cloud_rows: Tensor  #: [M] int64
+    distances: Float32[Tensor, "M N"]  #: squared
+    indices: Int32[Tensor, "M N"]
+
+
+class Parts(NamedTuple):
+    """What moves the points of sources: boxes.deform's arguments, with P parts."""
+
+    points: Float32[Tensor, "M N 3"]
+    canonical: Float32[Tensor, "M N 3"]
+    part_index: Int64[Tensor, "M N"]
+    shift: Float32[Tensor, "M P 3"]
+    growth: Float32[Tensor, "M P 3"]
+
+
+def neighbours(
+    x: Float32[Tensor, "M N 3"], y: Float32[Tensor, "B N2 3"], rows: Int64[Tensor, " M"]
+) -> tuple[Float32[Tensor, "M N"], Int64[Tensor, "M N"]]:
+    """Squared distance and index of the point of y[rows[m]] nearest to each of x[m], the first of equals."""
+    (look,) = _looks(x.contiguous(), y.contiguous(), rows, two_sided=False)
+    return look.distances, look.indices.long()
+
+
+def pairs(
+    x: Float32[Tensor, "M N 3"],
+    y: Float32[Tensor, "B N2 3"],
+    rows: Int64[Tensor, " M"],
+    *,
+    two_sided: bool,
+    gradients: tuple[bool, bool],
+) -> tuple[Float32[Tensor, " M"], Float32[Tensor, "M N 3"] | None, Float32[Tensor, "M N2 3"] | None]:
+    """Chamfer of pairs (x[m], y[rows[m]]), one direction unless two-sided, and its gradient to each cloud asked for."""
+    looks = _looks(x.contiguous(), y.contiguous(), rows, two_sided=two_sided)
+    value = _value(looks)
+    if not two_sided:  # nobody looks from y: what isn't finite there shall show all the same
+        value = value + (0 * y).sum((1, 2))[rows]
+    to_x, to_y = _pulls(looks[0], own=gradients[0], others=gradients[1])
+    if two_sided:
+        more_y, more_x = _pulls(looks[1], own=gradients[1], others=gradients[0])
+        to_x, to_y = _sum(to_x, more_x), _sum(to_y, more_y)
+    return value, to_x, to_y
+
+
+def mirror_pairs(
+    points: Float32[Tensor, "M N 3"], *, gradient: bool
+) -> tuple[Float32[Tensor, " M"], Float32[Tensor, "M N 3"] | None]:
+    """Chamfer of each cloud with its mirror image in x = 0, and its gradient: one direction, doubled."""
+    look = _mirror_look(points.contiguous())
+    to_own, to_image = _pulls(look, own=gradient, others=gradient, mirror=True)
+    total = _sum(to_own, to_image)
+    return 2 * _value([look]), None if total is None else 2 * total
+
+
+def deformed_pairs(
+    parts: Parts, y: Float32[Tensor, "B N2 3"], rows: Int64[Tensor, " M"], *, gradient: bool
+) -> tuple[Float32[Tensor, "M N 3"], Float32[Tensor, " M"], Float32[Tensor, "M P 6"] | None]:
+    """The points moved, their chamfer to y[rows[m]], and its gradient to shift and growth, one after the other."""
+    parts = Parts(*(tensor.contiguous() for tensor in parts))
+    moved, y = torch.empty_like(parts.points), y.contiguous()
+    looks = _looks(moved, y, rows, two_sided=True, parts=parts)
+    sums = None
+    if gradient:
+        sums = _part_sums(moved, parts, looks[0], from_x=True) + _part_sums(moved, parts, looks[1], from_x=False)
+    return moved, _value(looks), sums
+
+
+def deformed_mirror(
+    points: Float32[Tensor, "M N 3"], parts: Parts, *, gradient: bool
+) -> tuple[Float32[Tensor, " M"], Float32[Tensor, "M P 6"] | None]:
+    """As `mirror_pairs`, of `points` that have moved with `parts`, with the gradient of `deformed_pairs`."""
+    points = points.contiguous()
+    look = _mirror_look(points)
+    sums = None
+    if gradient:
+        parts = Parts(*(tensor.contiguous() for tensor in parts))
+        sums = 2 * _part_sums(points, parts, look, from_x=True, mirror=True)
+    return 2 * _value([look]), sums
+
+
+def _looks(x, y, rows, *, two_sided: bool, parts: Parts | None = None) -> list[Neighbours]:
+    """From x to y, and back where two-sided. With `parts`, x is what they move and is written."""
+    own = torch.arange(len(x), device=x.device)
+    from_x, from_y = _tables(x, x.shape[1], y.shape[1] if two_sided else 0)
+    _search(x, y, rows, from_x, from_y if two_sided else None, parts=parts)
+    there = _resolve(x, own, y, rows, from_x)
+    return [there, _resolve(y, rows, x, own, from_y)] if two_sided else [there]
+
+
+def _mirror_look(points) -> Neighbours:
+    own = torch.arange(len(points), device=points.device)
+    table, _ = _tables(points, points.shape[1], 0)
+    _search(points, points, own, table, table, mirror=True)
+    return _resolve(points, own, points, own, table, mirror=True)
+
+
+def _tables(x, *widths: int) -> list[Tensor]:
+    """Tables [M, width] of nothing found yet, filled at once."""
+    whole = torch.full((len(x) * sum(widths),), kernels.NOTHING, dtype=torch.int64, device=x.device)
+    return [table.view(len(x), -1) if len(x) else table for table in whole.split([len(x) * width for width in widths])]
+
+
+def _search(x, y, rows, from_x, from_y, *, parts: Parts | None = None, mirror: bool = False) -> None:
+    (num_pairs, num_x, _), num_y = x.shape, y.shape[1]
+    num_tiles = _blocks(num_x, kernels.TILE)
+    wanted = min(_blocks(_PROGRAMS, max(1, num_pairs * num_tiles)), _blocks(num_y, _LEAST_SPAN))
+    span = _blocks(_blocks(num_y, wanted), kernels.STEP) * kernels.STEP
+    num_splits = _blocks(num_y, span)
+    # An argument that a form of the kernel never reads is stood for by x.
+    source = (x,) * 5 if parts is None else parts
+    to_y = x if from_y is None else from_y
+    sizes = (num_x, num_y, source[3].shape[1], num_tiles, num_splits, span)
+    forms = {"DEFORM": parts is not None, "MIRROR": mirror, "TWO_SIDED": from_y is not None}
+    _launch(kernels.search, num_pairs * num_tiles * num_splits, *source, x, y, rows, from_x, to_y, *sizes, **forms)
+
+
+def _resolve(queries, query_rows, cloud, cloud_rows, table, *, mirror: bool = False) -> Neighbours:
+    shape, num_queries = (len(query_rows), queries.shape[1]), queries.shape[1]
+    distances = torch.empty(shape, dtype=torch.float32, device=queries.device)
+    indices = torch.empty(shape, dtype=torch.int32, device=queries.device)
+    blocks = _blocks(num_queries, _QUERIES)
+    arguments = (queries, query_rows, cloud, cloud_rows, table, distances, indices, num_queries, cloud.shape[1], blocks)
+    _launch(kernels.resolve, len(query_rows) * blocks, *arguments, MIRROR=mirror, BLOCK=_QUERIES, num_warps=4)
+    return Neighbours(queries, query_rows, cloud, cloud_rows, distances, indices)
+
+
+def _value(looks: list[Neighbours]) -> Tensor:
+    return torch.stack([look.distances.mean(1) for look in looks]).sum(0)
+
+
+def _pulls(look: Neighbours, *, own: bool, others: bool, mirror: bool = False) -> tuple[Tensor | None, Tensor | None]:
+    """The gradient of the mean of a look's distances to the queries [M, N, 3] and to their clouds [M, N2, 3]."""
+    if not (own or others):
+        return None, None
+    (num_pairs, num_queries), num_points = look.indices.shape, look.cloud.shape[1]
+    to_own = look.distances.new_empty((num_pairs, num_queries, 3) if own else 0)
+    counts = torch.zeros((num_pairs, num_points, 3) if others else 0, dtype=torch.int64, device=to_own.device)
+    # No coordinate of a pull is longer than the largest distance, which is below 2^(exponent / 2).
+    largest = look.distances.amax(1).clamp(1e-37, 1e37) if num_pairs else look.distances.new_empty(0)
+    half = torch.div(torch.frexp(largest).exponent + 1, 2, rounding_mode="floor")
+    scale = torch.exp2((_PULL_BITS - half).float())
+    blocks = _blocks(num_queries, _QUERIES)
+    arguments = (*look[:4], look.indices, scale, to_own, counts, num_queries, num_points, blocks)
+    forms = {"MIRROR": mirror, "OWN": own, "OTHERS": others, "BLOCK": _QUERIES}
+    _launch(kernels.pull_points, num_pairs * blocks, *arguments, **forms, num_warps=4)
+    factor = 2 / num_queries
+    to_others = (counts * (factor / scale.double())[:, None, None]).float() if others else None
+    return to_own.mul_(factor) if own else None, to_others
+
+
+def _part_sums(moved, parts: Parts, look: Neighbours, *, from_x: bool, mirror: bool = False) -> Tensor:
+    """The gradient of the mean of a look's distances to shift and growth: [M, P, 6]."""
+    (num_pairs, num_queries), num_parts = look.indices.shape, parts.shift.shape[1]
+    y, rows = (look.cloud, look.cloud_rows) if from_x else (look.queries, look.query_rows)
+    blocks = _blocks(num_queries, _PART_QUERIES)
+    sums = moved.new_empty((num_pairs, blocks, num_parts, 6))
+    sizes = (moved.shape[1], y.shape[1], num_queries, num_parts, blocks, 2 / num_queries)
+    arguments = (moved, parts.canonical, parts.part_index, y, rows, look.indices, sums, *sizes)
+    forms = {"FROM_X": from_x, "MIRROR": mirror, "BLOCK": _PART_QUERIES}
+    _launch(kernels.pull_parts, num_pairs * blocks, *arguments, **forms)
+    return sums.sum(1)
+
+
+def _launch(kernel, num_programs: int, *arguments, num_warps: int = 1, **forms) -> None:
+    if num_programs:
+        with torch.cuda.device_of(arguments[0]):
+            kernel[(num_programs,)](*arguments, num_warps=num_warps, **forms, **_ROUNDED)
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return a if b is None else b if a is None else a + b
+
+
+def _blocks(count: int, size: int) -> int:
+    return -(-count // size)
