@@ -101,9 +101,14 @@ def two_passes(nearest: Nearest, x: Tensor, y: Tensor) -> Answer:
     """The chamfer and its gradient to x from one pass each way."""
     there, at_y = nearest(x, y)
     back, at_x = nearest(y, x)
+    return there.mean(1) + back.mean(1), gradient_to(x, y, at_y, at_x)
+
+
+def gradient_to(x: Tensor, y: Tensor, at_y: Tensor, at_x: Tensor) -> Tensor:
+    """The gradient to x, given whom of y each of x is nearest to, and whom of x each of y."""
     gradient = (x - y.gather(1, _axes(at_y))) * (2 / x.shape[1])
     pull = (x.gather(1, _axes(at_x)) - y) * (2 / y.shape[1])
-    return there.mean(1) + back.mean(1), gradient.scatter_add(1, _axes(at_x), pull)
+    return gradient.scatter_add(1, _axes(at_x), pull)
 
 
 def _axes(indices: Tensor) -> Tensor:

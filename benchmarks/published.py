@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from chamfer import cdist_loss
 from numba import njit
+from published_source import ALPHA, DenseSource, dense_source, plain_decoder
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -24,7 +24,6 @@ from jr_dist.data.source_store import SourceStore
 from jr_dist.geometry.blocks import run_blocks
 from jr_dist.models.networks import Networks
 
-ALPHA = 0.1
 MINIMUM_WEIGHT = 1e-6
 #: losses [M] of clouds [M, N, 3] and [M, N2, 3]
 PairLoss = Callable[[Tensor, Tensor], Tensor]
@@ -115,41 +114,10 @@ by_cdist, by_two_passes = _applied(_CdistChamfer), _applied(_TwoPassChamfer)
 # ---- the step ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class DenseSource:
-    """A source as matrices."""
-
-    matrix: np.ndarray  # [3N, 6P] float64, points = matrix @ parameters
-    default: np.ndarray  # [6P] float64: centre and half-extent of a part after another
-    projection: np.ndarray  # [6P, 6P] float64
-    points: Tensor  # [N, 3]
-
-
 def dense_sources(store: SourceStore, num_sources: int | None = None) -> list[DenseSource]:
     """The first sources of the store (all by default) as matrices, built once."""
-    return [_dense_source(store, row) for row in range(len(store) if num_sources is None else num_sources)]
-
-
-def _dense_source(store: SourceStore, row: int) -> DenseSource:
-    geometry = store.geometry(np.array([row]))
-    num_points, num_parts = geometry.points.shape[1], int(store.num_parts[row])
-    part, canonical = geometry.part_index[0].numpy(), geometry.canonical[0].numpy()
-    matrix = np.zeros((num_points, 3, num_parts, 6))
-    projection = np.zeros((num_parts, 6, num_parts, 6))
-    real = np.r_[:num_parts, store.max_parts : store.max_parts + num_parts]
-    for axis in range(3):
-        matrix[np.arange(num_points), axis, part, axis] = 1
-        matrix[np.arange(num_points), axis, part, 3 + axis] = canonical[:, axis]
-        of_axis = geometry.projection[0, axis].numpy()[np.ix_(real, real)]
-        blocks = of_axis.reshape(2, num_parts, 2, num_parts).transpose(1, 0, 3, 2)
-        projection[:, axis::3, :, axis::3] = blocks
-    default = np.concatenate([store.centre[row, :num_parts], store.half_extent[row, :num_parts]], 1)
-    return DenseSource(
-        matrix.reshape(3 * num_points, -1),
-        default.reshape(-1).astype(np.float64),
-        projection.reshape(6 * num_parts, -1),
-        geometry.points[0],
-    )
+    rows = range(len(store) if num_sources is None else num_sources)
+    return [dense_source(store.geometry(np.array([row])), int(store.num_parts[row])) for row in rows]
 
 
 class PublishedStep:
@@ -166,7 +134,7 @@ class PublishedStep:
         self.sources, self.chamfer = sources, chamfer
         self.deformation_encoder = deepcopy(networks.deformation_encoder)
         self.retrieval_encoder = deepcopy(networks.retrieval_encoder)
-        self.decoder = _decoder(networks)
+        self.decoder = plain_decoder(networks.deformation)
         self.global_codes = nn.Parameter(torch.tensor(tables["global_code"]))
         part_codes = torch.tensor(tables["part_code"]).split(num_parts.tolist())
         self.part_codes = [nn.Parameter(codes.clone()) for codes in part_codes]
@@ -238,17 +206,6 @@ class PublishedStep:
             defaults.append(default.astype(np.float32))
         matrices, projections, defaults = (np.stack(group) for group in (matrices, projections, defaults))
         return torch.from_numpy(matrices), torch.from_numpy(projections), torch.from_numpy(defaults)
-
-
-def _decoder(networks: Networks) -> nn.Sequential:
-    """The deformation module as one plain MLP with the same weights."""
-    module = deepcopy(networks.deformation)
-    parts = module.from_global, module.from_target, module.from_part
-    first = nn.Linear(sum(part.in_features for part in parts), module.from_global.out_features)
-    with torch.no_grad():
-        first.weight.copy_(torch.cat([part.weight for part in parts], 1))
-        first.bias.copy_(module.from_global.bias)
-    return nn.Sequential(first, *module.rest)
 
 
 def _optimiser(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
