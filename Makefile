@@ -14,7 +14,7 @@ PYTHON := $(JR_VENV)/bin/python
 BASE_PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 
-BENCHMARKS := chamfer chamfer_gpu step step_gpu oracle ido streams segmentation real_fit bank render masks image_streams
+BENCHMARKS := chamfer chamfer_gpu gpu_resources step step_gpu oracle ido streams segmentation real_fit bank render masks image_streams
 
 .PHONY: quickstart test test-fast bench scaling lint format environment shared-environment
 
