@@ -30,8 +30,9 @@ FORMS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "search_one_tile": ("search", 1, {"DEFORM": True, "MIRROR": False, "TWO_SIDED": True, "num_tiles": 1}),
     "resolve": ("resolve", 4, {"MIRROR": False, "BLOCK": 128}),
     "resolve_mirror": ("resolve", 4, {"MIRROR": True, "BLOCK": 128}),
-    "pull_points": ("pull_points", 4, {"MIRROR": False, "OWN": True, "OTHERS": True, "BLOCK": 128}),
-    "pull_points_mirror": ("pull_points", 4, {"MIRROR": True, "OWN": True, "OTHERS": True, "BLOCK": 128}),
+    "count_pulls": ("count_pulls", 4, {"MIRROR": False, "BLOCK": 128}),
+    "point_gradient": ("point_gradient", 4, {"MIRROR": False, "OWN": True, "COUNTED": True, "BLOCK": 128}),
+    "point_gradient_mirror": ("point_gradient", 4, {"MIRROR": True, "OWN": True, "COUNTED": True, "BLOCK": 128}),
     "pull_parts_from_x": ("pull_parts", 1, {"FROM_X": True, "MIRROR": False, "BLOCK": 256}),
     "pull_parts_from_y": ("pull_parts", 1, {"FROM_X": False, "MIRROR": False, "BLOCK": 256}),
     "pull_parts_mirror": ("pull_parts", 1, {"FROM_X": True, "MIRROR": True, "BLOCK": 256}),
@@ -39,10 +40,10 @@ FORMS: dict[str, tuple[str, int, dict[str, Any]]] = {
 #: arguments that are not pointers to float32; those called num_... and span are int32
 KINDS = {
     **dict.fromkeys(
-        ("part_index", "y_rows", "query_rows", "cloud_rows", "from_x", "from_y", "table", "others"), "*i64"
+        ("part_index", "y_rows", "query_rows", "cloud_rows", "from_x", "from_y", "table", "counts"), "*i64"
     ),
     "indices": "*i32",
-    "factor": "fp32",
+    **dict.fromkeys(("factor", "factor_counted"), "fp32"),
 }
 
 

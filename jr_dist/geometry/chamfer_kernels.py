@@ -39,6 +39,8 @@ _STEP = tl.constexpr(STEP)
 #: stands for the coordinates of points beyond the last, on either side: its squares overflow to infinity, never to NaN
 _FAR = tl.constexpr(1e30)
 _LAST = tl.constexpr(2**31 - 1)
+#: bits of the longest pull on a point; 24 more are left for the number of pulls
+_PULL_BITS = tl.constexpr(38)
 
 
 @triton.jit
@@ -182,14 +184,25 @@ def resolve(
 
 
 @triton.jit
-def pull_points(
-    queries, query_rows, cloud, cloud_rows, indices, scale, own, others, num_queries, num_points, num_blocks,
-    MIRROR: tl.constexpr, OWN: tl.constexpr, OTHERS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """What each query and its nearest point are drawn by, without the factor 2 / num_queries.
+def _half_exponent(largest):
+    """The least n with largest < 4^n: no coordinate of a pull is longer than 2^n."""
+    return ((largest.to(tl.int32, bitcast=True) >> 23) - 125) >> 1
 
-    OWN: query - nearest, written to own [M, N, 3]. OTHERS: the opposite, added to the nearest point's row of others
-    [M, N2, 3] as integers, in units of 1 / scale[m]: whole numbers add up to the same in any order.
+
+@triton.jit
+def _power_of_two(exponent):
+    return ((exponent + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def count_pulls(
+    queries, query_rows, cloud, cloud_rows, indices, largest, counts, num_queries, num_points, num_blocks,
+    MIRROR: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Add to each point of the clouds, counts [M, N2, 3], nearest - query over the queries it is nearest to.
+
+    Counted in whole numbers, which add up to the same in any order: in units so small that the longest pull, which the
+    `largest` squared distance [M] bounds, has _PULL_BITS. MIRROR: the query pulls on the point whose image is nearest.
     """
     program = tl.program_id(0)
     pair = (program // num_blocks).to(tl.int64)
@@ -197,20 +210,44 @@ def pull_points(
     mask = n < num_queries
     queries += tl.load(query_rows + pair) * num_queries * 3
     cloud += tl.load(cloud_rows + pair) * num_points * 3
-    unit = tl.load(scale + pair)
+    per_length = _power_of_two(-_half_exponent(tl.load(largest + pair)) + _PULL_BITS)
     nearest = tl.load(indices + pair * num_queries + n, mask=mask, other=0)
     for axis in tl.static_range(3):
-        point = tl.load(cloud + nearest * 3 + axis, mask=mask, other=0.0)
+        query = tl.load(queries + n * 3 + axis, mask=mask, other=0.0)
         if MIRROR and axis == 0:
-            point = -point
-        pull = tl.load(queries + n * 3 + axis, mask=mask, other=0.0) - point
+            query = -query
+        pull = (tl.load(cloud + nearest * 3 + axis, mask=mask, other=0.0) - query) * per_length
+        tl.atomic_add(counts + (pair * num_points + nearest) * 3 + axis, pull.to(tl.int64), mask=mask, sem="relaxed")
+
+
+@triton.jit
+def point_gradient(
+    queries, query_rows, cloud, cloud_rows, indices, largest, counts, gradient, factor, factor_counted,
+    num_queries, num_points, num_blocks,
+    MIRROR: tl.constexpr, OWN: tl.constexpr, COUNTED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """gradient [M, N, 3] of the queries: `factor` (query - nearest) if OWN, and what count_pulls counted for them."""
+    program = tl.program_id(0)
+    pair = (program // num_blocks).to(tl.int64)
+    n = (program % num_blocks) * BLOCK + tl.arange(0, BLOCK)
+    mask = n < num_queries
+    if OWN:
+        queries += tl.load(query_rows + pair) * num_queries * 3
+        cloud += tl.load(cloud_rows + pair) * num_points * 3
+        nearest = tl.load(indices + pair * num_queries + n, mask=mask, other=0)
+    if COUNTED:
+        length = factor_counted * _power_of_two(_half_exponent(tl.load(largest + pair)) - _PULL_BITS)
+    for axis in tl.static_range(3):
+        at = (pair * num_queries + n) * 3 + axis
+        total = tl.zeros([BLOCK], tl.float32)
         if OWN:
-            tl.store(own + (pair * num_queries + n) * 3 + axis, pull, mask=mask)
-        if OTHERS:
-            if not (MIRROR and axis == 0):
-                pull = -pull
-            at = others + (pair * num_points + nearest) * 3 + axis
-            tl.atomic_add(at, (pull * unit).to(tl.int64), mask=mask, sem="relaxed")
+            point = tl.load(cloud + nearest * 3 + axis, mask=mask, other=0.0)
+            if MIRROR and axis == 0:
+                point = -point
+            total = (tl.load(queries + n * 3 + axis, mask=mask, other=0.0) - point) * factor
+        if COUNTED:
+            total += tl.load(counts + at, mask=mask, other=0).to(tl.float32) * length
+        tl.store(gradient + at, total, mask=mask)
 
 
 @triton.jit

@@ -22,8 +22,6 @@ _PROGRAMS = 8192
 _LEAST_SPAN = 128
 #: queries of a program that names neighbours or pulls at points, and of one that pulls at parts
 _QUERIES, _PART_QUERIES = 128, 256
-#: bits that the largest pull on a point fills; 24 more are left for the number of pulls
-_PULL_BITS = 38
 #: see the head of chamfer_kernels.py
 _ROUNDED: dict[str, Any] = {"enable_fp_fusion": False}
 
@@ -70,10 +68,9 @@ def pairs(
     value = _value(looks)
     if not two_sided:  # nobody looks from y: what isn't finite there shall show all the same
         value = value + (0 * y).sum((1, 2))[rows]
-    to_x, to_y = _pulls(looks[0], own=gradients[0], others=gradients[1])
-    if two_sided:
-        more_y, more_x = _pulls(looks[1], own=gradients[1], others=gradients[0])
-        to_x, to_y = _sum(to_x, more_x), _sum(to_y, more_y)
+    there, back = looks if two_sided else (looks[0], None)
+    to_x = _point_gradient(there, back) if gradients[0] else None
+    to_y = _point_gradient(back, there) if gradients[1] else None
     return value, to_x, to_y
 
 
@@ -82,9 +79,7 @@ def mirror_pairs(
 ) -> tuple[Float32[Tensor, " M"], Float32[Tensor, "M N 3"] | None]:
     """Chamfer of each cloud with its mirror image in x = 0, and its gradient: one direction, doubled."""
     look = _mirror_look(points.contiguous())
-    to_own, to_image = _pulls(look, own=gradient, others=gradient, mirror=True)
-    total = _sum(to_own, to_image)
-    return 2 * _value([look]), None if total is None else 2 * total
+    return 2 * _value([look]), _point_gradient(look, look, mirror=True) if gradient else None
 
 
 def deformed_pairs(
@@ -160,27 +155,34 @@ def _resolve(queries, query_rows, cloud, cloud_rows, table, *, mirror: bool = Fa
 
 
 def _value(looks: list[Neighbours]) -> Tensor:
-    return torch.stack([look.distances.mean(1) for look in looks]).sum(0)
+    there, *back = (look.distances.mean(1) for look in looks)
+    return there + back[0] if back else there
 
 
-def _pulls(look: Neighbours, *, own: bool, others: bool, mirror: bool = False) -> tuple[Tensor | None, Tensor | None]:
-    """The gradient of the mean of a look's distances to the queries [M, N, 3] and to their clouds [M, N2, 3]."""
-    if not (own or others):
-        return None, None
-    (num_pairs, num_queries), num_points = look.indices.shape, look.cloud.shape[1]
-    to_own = look.distances.new_empty((num_pairs, num_queries, 3) if own else 0)
-    counts = torch.zeros((num_pairs, num_points, 3) if others else 0, dtype=torch.int64, device=to_own.device)
-    # No coordinate of a pull is longer than the largest distance, which is below 2^(exponent / 2).
-    largest = look.distances.amax(1).clamp(1e-37, 1e37) if num_pairs else look.distances.new_empty(0)
-    half = torch.div(torch.frexp(largest).exponent + 1, 2, rounding_mode="floor")
-    scale = torch.exp2((_PULL_BITS - half).float())
+def _point_gradient(there: Neighbours | None, back: Neighbours | None, *, mirror: bool = False) -> Tensor:
+    """The gradient of two looks' mean distances to the queries of `there`, which are the cloud of `back`: [M, N, 3]."""
+    if there is not None:
+        clouds, distances = (*there[:4], there.indices), there.distances
+        num_queries, num_points = distances.shape[1], there.cloud.shape[1]
+    else:
+        assert back is not None, "a gradient comes from somewhere"
+        clouds, distances = (*back[2:4], *back[:2], back.indices), back.distances
+        num_queries, num_points = back.cloud.shape[1], distances.shape[1]
+    gradient = distances.new_empty((len(distances), num_queries, 3))
+    largest, counts, factor_counted = distances, clouds[-1], 0.0  # stand for what is not read
+    if back is not None:
+        largest, factor_counted = back.distances.max(1).values, (4 if mirror else 2) / back.distances.shape[1]
+        counts = torch.zeros(gradient.shape, dtype=torch.int64, device=gradient.device)
+        blocks = _blocks(back.distances.shape[1], _QUERIES)
+        sizes = (back.distances.shape[1], num_queries, blocks)
+        arguments = (*back[:4], back.indices, largest, counts, *sizes)
+        _launch(kernels.count_pulls, len(gradient) * blocks, *arguments, MIRROR=mirror, BLOCK=_QUERIES, num_warps=4)
     blocks = _blocks(num_queries, _QUERIES)
-    arguments = (*look[:4], look.indices, scale, to_own, counts, num_queries, num_points, blocks)
-    forms = {"MIRROR": mirror, "OWN": own, "OTHERS": others, "BLOCK": _QUERIES}
-    _launch(kernels.pull_points, num_pairs * blocks, *arguments, **forms, num_warps=4)
-    factor = 2 / num_queries
-    to_others = (counts * (factor / scale.double())[:, None, None]).float() if others else None
-    return to_own.mul_(factor) if own else None, to_others
+    factors, sizes = ((4 if mirror else 2) / num_queries, factor_counted), (num_queries, num_points, blocks)
+    forms = {"MIRROR": mirror, "OWN": there is not None, "COUNTED": back is not None, "BLOCK": _QUERIES}
+    arguments = (*clouds, largest, counts, gradient, *factors, *sizes)
+    _launch(kernels.point_gradient, len(gradient) * blocks, *arguments, **forms, num_warps=4)
+    return gradient
 
 
 def _part_sums(moved, parts: Parts, look: Neighbours, *, from_x: bool, mirror: bool = False) -> Tensor:
@@ -200,10 +202,6 @@ def _launch(kernel, num_programs: int, *arguments, num_warps: int = 1, **forms) 
     if num_programs:
         with torch.cuda.device_of(arguments[0]):
             kernel[(num_programs,)](*arguments, num_warps=num_warps, **forms, **_ROUNDED)
-
-
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return a if b is None else b if a is None else a + b
 
 
 def _blocks(count: int, size: int) -> int:
