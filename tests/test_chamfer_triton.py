@@ -25,7 +25,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from jr_dist.errors import InputError
 from jr_dist.geometry.boxes import deform
-from jr_dist.geometry.chamfer import chamfer, chamfer_matrix, choose_backend, nearest_neighbours, one_sided
+from jr_dist.geometry.chamfer import (
+    chamfer,
+    chamfer_matrix,
+    choose_backend,
+    mutual_neighbours,
+    nearest_neighbours,
+    one_sided,
+)
 from jr_dist.geometry.deformed import deformed_losses
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.symmetry import mirror, symmetry_loss
@@ -77,6 +84,9 @@ def test_neighbours_are_the_first_of_equals(device, sizes):
     distances, indices = nearest_neighbours(x.to(device), y.to(device), backend="triton")
     np.testing.assert_array_equal(distances.cpu(), squared.min(2))
     np.testing.assert_array_equal(indices.cpu(), squared.argmin(2))
+    both = mutual_neighbours(x.to(device), y.to(device), backend="triton")
+    for found, expected in zip(both, (distances, indices, squared.min(1), squared.argmin(1)), strict=True):
+        np.testing.assert_array_equal(found.cpu(), expected if isinstance(expected, np.ndarray) else expected.cpu())
 
 
 @on_a_device

@@ -55,6 +55,14 @@ def neighbours(
     return look.distances, look.indices.long()
 
 
+def mutual_neighbours(
+    x: Float32[Tensor, "M N 3"], y: Float32[Tensor, "B N2 3"], rows: Int64[Tensor, " M"]
+) -> tuple[Float32[Tensor, "M N"], Int64[Tensor, "M N"], Float32[Tensor, "M N2"], Int64[Tensor, "M N2"]]:
+    """As `neighbours`, and of the points of x nearest to each of y[rows[m]]."""
+    there, back = _looks(x.contiguous(), y.contiguous(), rows, two_sided=True)
+    return there.distances, there.indices.long(), back.distances, back.indices.long()
+
+
 def pairs(
     x: Float32[Tensor, "M N 3"],
     y: Float32[Tensor, "B N2 3"],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jr_dist.errors import InputError
 from jr_dist.geometry.blocks import run_blocks
-from jr_dist.geometry.chamfer import nearest_neighbours
+from jr_dist.geometry.chamfer import mutual_neighbours, nearest_neighbours
 from jr_dist.geometry.leaves import new_cloud, prepare
 from jr_dist.geometry.nearest import search
 from jr_dist.geometry.simd import compiled
@@ -40,7 +40,7 @@ def matched_sums(
     Raises `InputError` for coordinates that are not finite (not on a GPU, which would have to be waited for).
     """
     if points.device.type != "cpu" or not points.dtype == targets.dtype == torch.float32:
-        return _from_neighbours(points, canonical, part_index, targets[target_index], num_parts, two_sided)
+        return _from_neighbours(points, canonical, part_index, targets, target_index, num_parts, two_sided)
     loss = np.empty(len(points))
     sums = np.zeros((len(points), num_parts, 3, 5))
     inputs = [tensor.contiguous().numpy() for tensor in (points, canonical, part_index, targets, target_index)]
@@ -53,22 +53,25 @@ def matched_sums(
     return torch.from_numpy(loss), torch.from_numpy(sums)
 
 
-def _from_neighbours(points, canonical, part_index, others, num_parts, two_sided):
+def _from_neighbours(points, canonical, part_index, targets, target_index, num_parts, two_sided):
     sums = torch.zeros(len(points), num_parts, 3, 5, dtype=torch.float64, device=points.device)
+    others = targets[target_index]
 
     def add(parts, q, residual):
         terms = torch.stack([torch.ones_like(q), q, q**2, residual, residual * q], dim=-1)
         sums.scatter_add_(1, parts[..., None, None].expand_as(terms), terms / parts.shape[1])
 
-    squared, index = nearest_neighbours(others, points)
+    if two_sided:
+        squared_there, there, squared, index = mutual_neighbours(points, targets, y_index=target_index)
+    else:
+        squared, index = nearest_neighbours(others, points)
     loss = squared.double().mean(dim=1)
     at = index.unsqueeze(-1).expand(-1, -1, 3)
     residual = others.double() - points.gather(1, at).double()
     add(part_index.gather(1, index), canonical.gather(1, at).double(), residual)
     if two_sided:
-        squared, index = nearest_neighbours(points, others)
-        loss = loss + squared.double().mean(dim=1)
-        near = others.gather(1, index.unsqueeze(-1).expand(-1, -1, 3))
+        loss = loss + squared_there.double().mean(dim=1)
+        near = others.gather(1, there.unsqueeze(-1).expand(-1, -1, 3))
         add(part_index, canonical.double(), near.double() - points.double())
     return loss, sums
 
