@@ -170,8 +170,8 @@ def test_what_comes_first():
 # ---- fitting -----------------------------------------------------------------------------------
 
 PLANTED = Rates(
-    step_ms=6, target_ms=0.9, pair_ms=0.7, source_ms=0.8, dense_ns=2, sharing=0.2, send_ms=0.6, ask_ms=1.7, scan_ns=0.25,
-    pull_ns=6, push_ns=40, reduce_ms=2, reduce_ns=3, jitter=0.05, encode_ms=0.4,
+    step_ms=6, target_ms=0.9, pair_ms=0.7, source_ms=0.8, dense_ns=2, sharing=0.2, send_ms=0.6, ask_ms=1.7,
+    scan_ns=0.25, pull_ns=6, push_ns=40, reduce_ms=2, reduce_ns=3, jitter=0.05, encode_ms=0.4,
 )  # fmt: skip
 
 
