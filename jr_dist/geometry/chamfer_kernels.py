@@ -27,7 +27,7 @@ import triton.language as tl
 CHUNK = 8
 #: points of x that a program holds
 TILE = 32 * CHUNK
-#: points of y taken at a time
+#: points of y taken at a time: no more than a chunk, and a part of one
 STEP = 8
 #: where a table starts: beyond every distance
 NOTHING = 2**63 - 1
