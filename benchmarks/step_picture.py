@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from step_measure import trials
 from step_model import Cluster, Observed, Rates, Shape, stages, step_seconds
 
 from jr_dist.atomic import atomic_write
@@ -103,8 +104,11 @@ def draw(path: Path, found: Sequence[Observed], used: Sequence[bool], rates: Rat
 
 
 def _of_batches(workers: int) -> Callable[[Shape], bool]:
+    base = next(trial.shape for trial in trials())
+
     def belongs(shape: Shape) -> bool:
-        return shape.workers == workers and shape == replace(_plain(shape), workers=workers, batch=shape.batch)
+        own = replace(base, workers=workers, batch=shape.batch, dense_bytes=shape.dense_bytes)
+        return shape == own and shape.dense_bytes < 2_000_000  # not those that have more for their own sake
 
     return belongs
 
@@ -116,17 +120,6 @@ def _of_sources(workers: int, shards: int) -> Callable[[Shape], bool]:
         )
 
     return belongs
-
-
-def _plain(shape: Shape) -> Shape:
-    """The run that all axes start from, with the networks of this one."""
-    return Shape(
-        parts=shape.parts,
-        global_code=128,
-        embedding=128,
-        dense_bytes=shape.dense_bytes,
-        refresh_steps=shape.refresh_steps,
-    )
 
 
 def _along(
@@ -146,7 +139,7 @@ def _along(
         if not own:
             continue
         points = [(x_of(each.shape), 1e3 * measured(each), use) for each, use in own]
-        x = np.geomspace(min(point[0] for point in points), max(point[0] for point in points), 60)
+        x = np.unique(np.geomspace(min(point[0] for point in points), max(point[0] for point in points), 60).round())
         y = np.array([1e3 * modelled(at(own[0][0].shape, value)) for value in x])
         curves.append((name, x, y))
         dots.append(points)
