@@ -32,7 +32,7 @@ store = 100 * 2**20
 # A dead node is missed after 3 s and metrics are passed on every second: by Ray's defaults after 15 s, every 10.
 system = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3, "metrics_report_interval_ms": 1000}
 head = {"num_cpus": 0, "object_store_memory": store, "_system_config": system}
-head |= {"include_dashboard": True, "dashboard_agent_listen_port": None}
+head |= {"include_dashboard": True, "dashboard_port": None, "dashboard_agent_listen_port": None}  # None: a free one
 cluster = Cluster(initialize_head=True, head_node_args=head)
 
 def tell(node, *more):
@@ -168,7 +168,9 @@ class SeveralNodes:
 
 def _told_of(process: subprocess.Popen) -> tuple[Node, list[str]]:
     assert process.stdout is not None
-    _, number, raylet, port, *more = next(line for line in process.stdout if line.startswith("node ")).split()
+    told = next((line for line in process.stdout if line.startswith("node ")), "")
+    assert told, "the cluster did not start"
+    _, number, raylet, port, *more = told.split()
     return Node(number, int(raylet), int(port)), more
 
 

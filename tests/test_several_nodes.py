@@ -11,13 +11,13 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_cases import Job, SeveralNodes, several_nodes
+from cluster_cases import CODE_FROM_HERE, Job, SeveralNodes, several_nodes
 from conftest import TINY_SETTINGS
 from failure_cases import assert_equal_runs
 from prometheus_client.parser import text_string_to_metric_families
@@ -43,7 +43,7 @@ SETTINGS = TINY_SETTINGS | {
     "bank.num_shards": 2,  # with the workers two processors: all that the two nodes have
     "bank.block_size": 2,
 }
-DOCUMENTED = ("--working-dir", ".")
+DOCUMENTED = ("--working-dir", ".")  # the code comes in the job's package
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,13 @@ def cluster(alone) -> Iterator[SeveralNodes]:
         yield running
 
 
-def training(cluster: SeveralNodes, name: str, dataset: Path, run: Path, **how: Any) -> AbstractContextManager[Job]:
+def training(
+    cluster: SeveralNodes, name: str, dataset: Path, run: Path, how: Sequence[str] = CODE_FROM_HERE
+) -> AbstractContextManager[Job]:
     values = SETTINGS | {"data.path": dataset, "run.path": run}
     flags = [f"--{key}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for key, v in values.items()]
-    return cluster.submit(name, "jobs/train.py" if how else ROOT / "jobs" / "train.py", *flags, **how)
+    script = "jobs/train.py" if how == DOCUMENTED else ROOT / "jobs" / "train.py"
+    return cluster.submit(name, script, *flags, how=how)
 
 
 def report_of(run: Path) -> dict[str, Any]:
@@ -82,7 +85,7 @@ def nodes_of(job: Job, class_name: str, of_start: str = "") -> set[str]:
 def trained(cluster, tiny_dataset, tmp_path_factory) -> tuple[Job, Path]:
     """A job that came to its end as docs/cluster.md says, its code in its package, and its run."""
     run = tmp_path_factory.mktemp("trained") / "run"
-    with training(cluster, "trained", tiny_dataset, run, how=DOCUMENTED) as job:
+    with training(cluster, "trained", tiny_dataset, run, DOCUMENTED) as job:
         said = job.end()
     assert "Job 'trained' succeeded" in said and f"run directory: {run}" in said
     return job, run
