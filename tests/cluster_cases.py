@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import IO, Any
 
 from failure_cases import children_of, kill_tree
 
@@ -75,6 +75,7 @@ class Job:
     name: str
     cluster: SeveralNodes
     process: subprocess.Popen
+    written: IO[str]
 
     def until(self, condition: Callable[[], object], pause: float = 0.02) -> None:
         """Return as soon as the condition holds, which must be before the job ends."""
@@ -84,9 +85,15 @@ class Job:
             assert time.monotonic() < deadline, "it never came to that"
             time.sleep(pause)
 
-    def end(self) -> str:
-        """What it wrote, when it has come to its end."""
-        said, _ = self.process.communicate(timeout=300)
+    def end(self, meanwhile: Callable[[], object] = lambda: None) -> str:
+        """What it wrote, when it has come to its end; until then something is done twice a second."""
+        deadline = time.monotonic() + 300
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, "it does not end"
+            meanwhile()
+            time.sleep(0.5)
+        self.written.seek(0)
+        said = self.written.read()
         assert (self.process.returncode != 0) == (self.status == "FAILED"), said
         return said
 
@@ -142,17 +149,16 @@ class SeveralNodes:
     def submit(self, name: str, *words: object, how: Sequence[str] = CODE_FROM_HERE) -> Iterator[Job]:
         """`ray job submit ... -- python jobs/VERB.py ...`, as docs/cluster.md says."""
         command = ["job", "submit", "--submission-id", name, *how, "--", "python", *map(str, words)]
-        with self._ray(*command) as process:
+        with TemporaryFile("w+") as written, self._ray(*command, to=written) as process:
             try:
-                yield Job(name, self, process)
+                yield Job(name, self, process, written)
             finally:
                 process.kill()
 
     def stop(self, job: Job) -> None:
         """`ray job stop`; returns when it is asked for."""
-        with self._ray("job", "stop", "--no-wait", job.name) as asking:
-            said, _ = asking.communicate(timeout=60)
-            assert asking.returncode == 0, said
+        with self._ray("job", "stop", "--no-wait", job.name, to=subprocess.DEVNULL) as asking:
+            assert asking.wait(timeout=60) == 0
 
     def ask(self, path: str) -> Any:
         """What the endpoint answers."""
@@ -160,10 +166,9 @@ class SeveralNodes:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
-    def _ray(self, *words: str) -> subprocess.Popen:
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    def _ray(self, *words: str, to: IO[str] | int) -> subprocess.Popen:
         command = [Path(sys.executable).parent / "ray", *words]
-        return subprocess.Popen(command, **pipes, text=True, cwd=ROOT, env=self.environment)
+        return subprocess.Popen(command, stdout=to, stderr=subprocess.STDOUT, cwd=ROOT, env=self.environment)
 
 
 def _told_of(process: subprocess.Popen) -> tuple[Node, list[str]]:

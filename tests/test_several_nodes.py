@@ -69,6 +69,20 @@ def training(
     return cluster.submit(name, script, *flags, how=how)
 
 
+Samples = dict[str, dict[frozenset[tuple[str, str]], float]]
+
+
+def look(cluster: SeveralNodes, found: Samples) -> None:
+    """What Prometheus reads now, of ours: name without `ray_` -> labels -> value, the latest.
+
+    It has to look now and then: a gauge goes some seconds after the process that set it.
+    """
+    for family in (family for node in cluster.running for family in text_string_to_metric_families(node.metrics())):
+        for sample in family.samples if family.name.startswith("ray_jr_") else ():
+            ours = {name: value for name, value in sample.labels.items() if name[:1].islower() and "otel" not in name}
+            found.setdefault(sample.name.removeprefix("ray_"), {})[frozenset(ours.items())] = sample.value
+
+
 def report_of(run: Path) -> dict[str, Any]:
     return json.loads((run / "run-report.json").read_text())
 
@@ -82,34 +96,21 @@ def nodes_of(job: Job, class_name: str, of_start: str = "") -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(cluster, tiny_dataset, tmp_path_factory) -> tuple[Job, Path]:
-    """A job that came to its end as docs/cluster.md says, its code in its package, and its run."""
-    run = tmp_path_factory.mktemp("trained") / "run"
+def trained(cluster, tiny_dataset, tmp_path_factory) -> tuple[Job, Path, Samples]:
+    """A job that came to its end as docs/cluster.md says, its code in its package, its run and its metrics."""
+    run, found = tmp_path_factory.mktemp("trained") / "run", {}
     with training(cluster, "trained", tiny_dataset, run, DOCUMENTED) as job:
-        said = job.end()
+        said = job.end(meanwhile=lambda: look(cluster, found))
     assert "Job 'trained' succeeded" in said and f"run directory: {run}" in said
-    return job, run
+    return job, run, found
 
 
 def test_a_job_trains_on_both_nodes_to_the_bits_of_one_machine(cluster, trained, alone):
-    job, run = trained
+    job, run, _ = trained
     both = {node.id for node in cluster.nodes}
     assert nodes_of(job, "ShardActor") == nodes_of(job, "RayTrainWorker") == both
     assert_equal_runs(run, alone)
     assert report_of(run)["failures"] == 0 and len(report_of(run)["starts"]) == 1
-
-
-Samples = dict[str, dict[frozenset[tuple[str, str]], float]]
-
-
-def samples_of(*texts: str) -> Samples:
-    """Our metrics in Prometheus' text format: name without `ray_` -> labels of ours -> value."""
-    found: Samples = {}
-    for family in (family for text in texts for family in text_string_to_metric_families(text)):
-        for sample in family.samples if family.name.startswith("ray_jr_") else ():
-            ours = {name: value for name, value in sample.labels.items() if name[:1].islower() and "otel" not in name}
-            found.setdefault(sample.name.removeprefix("ray_"), {})[frozenset(ours.items())] = sample.value
-    return found
 
 
 def documented_metrics() -> dict[str, set[str]]:
@@ -123,10 +124,9 @@ def documented_metrics() -> dict[str, set[str]]:
     return found
 
 
-def test_what_prometheus_reads_is_what_the_run_says_of_itself(cluster, trained):
-    _, run = trained
+def test_what_prometheus_reads_is_what_the_run_says_of_itself(trained):
+    _, run, found = trained
     steps = [{"run": str(run), "method": "Ours", "rank": rank} for rank in ("0", "1")]
-    found = samples_of(*(node.metrics() for node in cluster.nodes))
 
     def value(name: str, rank: int = 0, **more: str) -> float:
         return found[name][frozenset((steps[rank] | more).items())]
@@ -200,11 +200,11 @@ def test_a_job_that_is_stopped_saves_a_checkpoint_and_goes_on_from_there(cluster
 
 
 def test_a_sweep_trains_as_many_trials_at_once_as_the_nodes_hold(cluster, tiny_dataset, tmp_path):
-    path, file = tmp_path / "sweep", tmp_path / "sweep.yaml"
+    path, file, found = tmp_path / "sweep", tmp_path / "sweep.yaml", {}
     config = sweep_settings(tiny_dataset, path, sweep__trials=3)
     file.write_text(config.to_yaml())
     with cluster.submit("sweep", ROOT / "jobs" / "sweep.py", file) as job:
-        said = job.end()
+        said = job.end(meanwhile=lambda: look(cluster, found))
     assert "3 trials and 0 repeats, 2 at a time: 3 machines of 0 CPU, 1 CPU, 1 CPU in 1 process" in said, said
     record = Record.read(path / RECORD)
     assert [trial.state for trial in record] == ["complete"] * 3
@@ -220,7 +220,6 @@ def test_a_sweep_trains_as_many_trials_at_once_as_the_nodes_hold(cluster, tiny_d
     train(best)
     validations = [line["chamfer_x100"] for line in read_metrics(path / "best") if line["part"] == "val"]
     assert [chamfer for _, chamfer in winner.validations] == validations, "the bits of an ordinary run"
-    found = samples_of(cluster.head.metrics())
     labels = frozenset({("title", "sweep")})
     assert found["jr_progress_done"][labels] == found["jr_progress_total"][labels] == 3 * config.train.epochs
 
