@@ -1,6 +1,6 @@
 """What a second worker brings: training, evaluation, ingest and rendering with 1 and 2 workers, a thread each.
 
-    python benchmarks/workers.py [--quick] [--csv FILE] [--json FILE]
+    python benchmarks/workers.py [--quick] [--work train,ingest] [--csv FILE] [--json FILE]
 
 The ceiling is what this machine permits: two processes of one thread without Ray, each with half of the work, at the
 same time. Contenders take turns in every round (one process, two processes, 1 worker, 2 workers), and shares are taken
@@ -270,10 +270,13 @@ def prepare(folder: Path, sizes: Sizes) -> None:
     shutil.copytree(folder / "shapes-0", folder / "shapes-1")
 
 
-def measure(folder: Path, sizes: Sizes, pool: ProcessPoolExecutor) -> dict[str, dict[str, list[float]]]:
+def measure(
+    folder: Path, sizes: Sizes, pool: ProcessPoolExecutor, names: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
     """Of each work and contender the rate in each round."""
-    rates: dict[str, dict[str, list[float]]] = {name: {who: [] for who in CONTENDERS} for name in WORKS}
-    for name, work in WORKS.items():
+    rates: dict[str, dict[str, list[float]]] = {name: {who: [] for who in CONTENDERS} for name in names}
+    for name in names:
+        work = WORKS[name]
         for number in range(-1, sizes.rounds):  # the first compiles, and is not counted
             for who in CONTENDERS if number >= 0 else CONTENDERS[1:2]:
                 progress(f"{name}, round {number + 1} of {sizes.rounds}, {who}")
@@ -319,6 +322,7 @@ def main() -> None:
     """Measure, print, write."""
     arguments = parser(__doc__)
     arguments.add_argument("--csv", type=Path, metavar="FILE", help="write the rate of each round here")
+    arguments.add_argument("--work", default=",".join(WORKS), metavar="A,B", help="which of them [all]")
     options = arguments.parse_args()
     sizes = QUICK if options.quick else Sizes()
     torch.set_num_threads(1)
@@ -327,7 +331,7 @@ def main() -> None:
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(2, mp_context=spawn) as pool:
         prepare(Path(name), sizes)
-        rates = measure(Path(name), sizes, pool)
+        rates = measure(Path(name), sizes, pool, options.work.split(","))
     print("\n" + "\n".join(table(rates)))
     if options.csv:
         from jr_dist.atomic import atomic_write
