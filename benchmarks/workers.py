@@ -43,6 +43,7 @@ from jr_dist.progress import progress as progress_of
 Log = list[tuple[float, float]]
 CONTENDERS = ("one process", "two processes", "1 worker", "2 workers")
 TOGETHER_S = 0.05  # what comes in one message was finished before
+STARTING_S = 5.0  # a second process of Ray Data may still import what it needs, when the first one is at work
 BATCH, VIEWS = 16, 40
 JOB_TARGETS, JOB_SOURCES = 16, 512
 
@@ -54,20 +55,21 @@ class Sizes:
     rounds: int = 3
     steps: int = 30
     jobs: int = 20
-    files: int = 128
+    files: int = 320
     shapes: int = 9  # of `VIEWS` pictures
 
 
-QUICK = Sizes(rounds=1, steps=12, jobs=6, files=16, shapes=3)
+QUICK = Sizes(rounds=1, steps=12, jobs=6, files=160, shapes=3)
 
 
-def steady_rate(logs: Sequence[Log], at_once: int = 1) -> float:
+def steady_rate(logs: Sequence[Log], at_once: int = 1, starting: float = 0.0) -> float:
     """Units a second of those who keep these logs, in the time that is common to all of them, added up.
 
-    What a log has before its first entry is not counted: start-up. `at_once` workers who share one log are all at work
-    from the `at_once`-th entry on, and until so many are left. Entries within `TOGETHER_S` are one.
+    What a log has before its first entry is not counted, nor `starting` seconds from then on: start-up. `at_once`
+    workers who share one log are all at work from the `at_once`-th entry on, and until so many are left. Entries within
+    `TOGETHER_S` are one.
     """
-    joined = [_joined(log) for log in logs]
+    joined = [[entry for entry in _joined(log) if entry[0] >= log[0][0] + starting] for log in logs]
     trimmed = [log[at_once - 1 : len(log) - (at_once - 1)] for log in joined]
     first, last = max(log[0][0] for log in trimmed), min(log[-1][0] for log in trimmed)
     total = 0.0
@@ -235,12 +237,13 @@ class Work:
     alone: Callable[[Path, Sizes, str, int], list[Log]]
     by_workers: Callable[[Path, Sizes, str, int], list[Log]]
     shared_log: bool  # of all workers; else each has its own
+    starting: float = 0.0  # seconds from the first entry on in which one of them may be starting
 
 
 WORKS = {
     "train": Work("targets", train_alone, train_workers, False),
     "evaluate": Work("pairs", evaluate_alone, evaluate_workers, True),
-    "ingest": Work("files", ingest_alone, ingest_workers, True),
+    "ingest": Work("files", ingest_alone, ingest_workers, True, STARTING_S),
     "render": Work("pictures", render_alone, render_workers, True),
 }
 
@@ -288,7 +291,7 @@ def measure(
                 else:
                     workers = int(who[0])
                     logs = work.by_workers(folder, sizes, own, workers)
-                    rate = steady_rate(logs, workers if work.shared_log else 1)
+                    rate = steady_rate(logs, workers if work.shared_log else 1, work.starting)
                 if number >= 0:
                     rates[name][who].append(rate)
         shown = {who: round(median(values), 2) for who, values in rates[name].items()}
