@@ -38,6 +38,12 @@ def test_workers_who_share_a_log_count_from_when_all_have_begun_until_one_has_no
     assert steady_rate([[late, *both, last]]) < 10
 
 
+def test_the_time_in_which_one_may_still_be_starting_is_left_out():
+    one, both = log(0, 2, 5), log(10, 1, 20)
+    assert steady_rate([[*one, *both]], starting=9.0) == pytest.approx(16)
+    assert steady_rate([[*one, *both]]) < 14
+
+
 def test_what_comes_together_was_finished_before():
     blocks = [(second + 0.001 * file, 1.0) for second in range(0, 40, 4) for file in range(8)]
     assert steady_rate([blocks]) == pytest.approx(2)
