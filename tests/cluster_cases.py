@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Any
 
-from failure_cases import children_of, kill_tree
+from failure_cases import away_from_ray, children_of, kill_tree
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "a-token-for-tests-alone-0123456789"
@@ -186,8 +186,8 @@ def several_nodes(count: int) -> Iterator[SeveralNodes]:
     Its processes find none of our code: it must come with each job.
     """
     mark = uuid.uuid4().hex
-    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_") and name != "PYTHONPATH"}
-    own |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "OMP_NUM_THREADS": "1", "JR_TEST_MARK": mark}
+    own = away_from_ray(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN, JR_TEST_MARK=mark)
+    del own["PYTHONPATH"]
     # A job's `python` is this one, and who stops a job waits for its checkpoint.
     own |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}

@@ -22,6 +22,7 @@ from test_train import arrays_of, settings
 from jr_dist.config import Config
 from jr_dist.train import trainer
 
+ROOT = Path(__file__).parent.parent
 NUM_WORKERS, NUM_STEPS, STEPS_PER_EPOCH = 2, 12, 3
 #: in the middle of what: the first three in any rank and at any step, the others in rank 0 at the end of an epoch
 ANY_STEP = ("before the push", "half pushed", "pushed")
@@ -202,6 +203,12 @@ def logged(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if line["part"] != "end"]
     return [{name: value for name, value in line.items() if name not in _OF_THE_START} for line in lines]
+
+
+def away_from_ray(**more: str) -> dict[str, str]:
+    """The environment of a process that is to find our code and tests, one thread, and no cluster but its own."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**own, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", **more}
 
 
 def processes_of(mark: str) -> list[int]:

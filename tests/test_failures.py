@@ -20,6 +20,7 @@ from failure_cases import (
     STEPS_PER_EPOCH,
     Kill,
     assert_equal_runs,
+    away_from_ray,
     kill_tree,
     on_shards,
     reasons_of,
@@ -186,11 +187,11 @@ def ends(actor, seconds: float = 60) -> bool:
 def test_a_killed_node_leaves_no_trace_in_the_codes(undisturbed, tiny_dataset, tmp_path):
     """Two nodes of a cluster of its own, of which one is killed and another comes in its place."""
     run, mark = tmp_path / "run", uuid.uuid4().hex
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"JR_TEST_MARK": mark, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     words = [sys.executable, str(ROOT / "tests" / "failure_cases.py"), str(tiny_dataset), str(run), "7"]
     try:
-        ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600, check=False)
+        ended = subprocess.run(
+            words, env=away_from_ray(JR_TEST_MARK=mark), capture_output=True, text=True, timeout=600, check=False
+        )
     finally:
         kill_tree(mark)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 import uuid
 from collections import Counter
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import pytest
-from failure_cases import kill_tree
+from failure_cases import away_from_ray, kill_tree
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,7 +34,6 @@ from jr_dist.placement import (
     threads,
 )
 
-ROOT = Path(__file__).parent.parent
 HALVES = st.integers(0, 16).map(lambda count: count / 2)
 NODES = st.lists(st.builds(Node, HALVES, st.integers(0, 4).map(float)), min_size=1, max_size=8)
 GPUS = st.sampled_from([0.0, 0.25, 0.3, 0.5, 1.0, 2.0])
@@ -214,11 +211,11 @@ def put_on_real_nodes(name: str) -> None:
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_ray_puts_on_its_nodes_what_was_promised(name):
     mark = uuid.uuid4().hex
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment |= {"JR_TEST_MARK": mark, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     words = [sys.executable, __file__, name]
     try:
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=200, check=False)
+        done = subprocess.run(
+            words, env=away_from_ray(JR_TEST_MARK=mark), capture_output=True, text=True, timeout=200, check=False
+        )
     finally:
         kill_tree(mark)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from failure_cases import STEPS_PER_EPOCH, assert_equal_runs, bytes_of, kill_tree, on_shards, reasons_of, struck_by
+from failure_cases import (
+    STEPS_PER_EPOCH,
+    assert_equal_runs,
+    away_from_ray,
+    bytes_of,
+    kill_tree,
+    on_shards,
+    reasons_of,
+    struck_by,
+)
 from test_train import arrays_of, settings
 
 from jr_dist.bank.client import BankClient
@@ -28,7 +37,6 @@ from jr_dist.train.run_directory import LAST, checkpoint_path, claim
 from jr_dist.train.state import new_state
 from jr_dist.train.trainer import train
 
-ROOT = Path(__file__).parent.parent
 EPOCHS = 6
 PATIENCE = 600  # seconds; on a busy machine Ray alone takes a minute to start
 
@@ -157,13 +165,11 @@ def test_an_interrupted_run_goes_on_to_the_bits_of_one_that_was_not(copied, tiny
 
 def in_a_tree_of_its_own(config: Config, mark: str) -> tuple[subprocess.Popen[bytes], Path]:
     """`jr-dist train --resume auto` with a Ray of its own, all of whose processes carry the mark; and what it says."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"JR_TEST_MARK": mark, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     file, said = (Path(f"{config.run.path}.{mark}.{suffix}") for suffix in ("yaml", "txt"))
     file.write_text(config.to_yaml())
     with said.open("wb") as out:
         words = [sys.executable, "-m", "jr_dist", "train", str(file), "--resume", "auto"]
-        return subprocess.Popen(words, env=environment, stdout=out, stderr=subprocess.STDOUT), said
+        return subprocess.Popen(words, env=away_from_ray(JR_TEST_MARK=mark), stdout=out, stderr=subprocess.STDOUT), said
 
 
 def six_epochs(dataset: Path, run: Path) -> Config:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
@@ -16,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY_SETTINGS
-from failure_cases import Kill, on_shards, struck_by
+from failure_cases import away_from_ray
 from storage_cases import assert_same_run, at, copied, last_of
 from test_train import arrays_of
 
@@ -30,8 +28,6 @@ from jr_dist.locations import UriPath, as_path
 from jr_dist.train.run_directory import BEST, LAST, METRICS, checkpoint_path, claim, has_checkpoint, new_checkpoint
 from jr_dist.train.trained import load_run
 from jr_dist.train.trainer import train
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +160,9 @@ def test_a_writer_killed_at_any_moment_leaves_whole_checkpoints_and_the_next_cle
     save(run, 3, 1, "one")
     save(run, 6, 1, "two")
     script = f"""
-        import os, sys
+        import os
         from jr_dist.locations import UriPath
         from jr_dist.train import run_directory
-        sys.path.insert(0, {str(ROOT / "tests")!r})
         write, remove = UriPath.write_bytes, UriPath.remove_tree
         def deadly(path, content):
             if path.name == {moment!r}:
@@ -182,7 +177,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_checkpoints_and_the_next_cle
             (aside / "block").write_bytes(b"three")
             (aside / "manifest.json").write_text("three")
     """
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=_environment(), check=False)
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=away_from_ray(), check=False)
     assert ended.returncode == 9
     assert (saved(run, LAST), saved(run, BEST)) == left
     entries = s3.on_disk(f"killed/{moment}/checkpoints")
@@ -344,58 +339,3 @@ def test_methods_are_compared_in_a_store(s3, tiny_dataset, tmp_path, capsys):
         assert capsys.readouterr().out.count(" finished") == 2
         assert not [one for one in s3.asked[asked:] if one.method == "PUT"], "a dry run writes nothing"
     assert rows[0] == rows[1]
-
-
-# ---- processes that are killed ---------------------------------------------------------------------------------------
-
-
-def _environment() -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
-@pytest.mark.slow
-def test_after_kill_9_a_run_in_a_store_goes_on_to_the_same_bits(s3, tiny_dataset, tmp_path):
-    uri = s3.uri("runs/killed")
-    config = at(uri, tiny_dataset, train__epochs=16)
-    (tmp_path / "run.yaml").write_text(config.to_yaml())
-    words = [sys.executable, "-m", "jr_dist", "train", str(tmp_path / "run.yaml")]
-    process = subprocess.Popen(words, env=_environment(), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not s3.on_disk("runs/killed/checkpoints/last").exists() or last_of(uri) < "step-00000012":
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert last_of(uri) < "step-00000048", "killed in the middle"
-    ended = subprocess.run(words, env=_environment(), capture_output=True, text=True, timeout=600, check=False)
-    assert ended.returncode == 0 and "resumed at step" in ended.stdout, ended.stdout + ended.stderr
-    train(at(tmp_path / "straight", tiny_dataset, train__epochs=16))
-    assert_same_run(uri, tmp_path / "straight")
-
-
-@pytest.mark.slow
-def test_workers_and_shards_write_to_a_store_and_a_killed_one_leaves_no_trace(ray_cluster, s3, tiny_dataset, tmp_path):
-    uri = s3.uri("runs/on-ray")
-    with struck_by([Kill(1, "shard 1", "writing", 5, 0)]):
-        train(on_shards(tiny_dataset, uri, 3, 1))  # type: ignore[arg-type]
-    with struck_by([]):
-        train(on_shards(tiny_dataset, tmp_path / "run", 3, 1))
-    assert_same_run(uri, tmp_path / "run")
-    reasons = [json.loads(path.read_text())["reason"] for path in (as_path(uri) / "starts").glob("*.json")]
-    assert len(reasons) == 2 and "goes on from step 3" in reasons[1] and "shard 1 of 3 (ShardActor" in reasons[1]
-
-
-@pytest.mark.slow
-def test_a_store_that_refuses_the_workers_ends_the_run_in_one_line(ray_cluster, s3, tiny_dataset):
-    uri, probes = s3.uri("runs/refused-workers"), set()
-
-    def rule(method: str, path: str) -> str | None:
-        if method != "PUT" or ".check-" not in path:
-            return None
-        probes.add(path)
-        return "denied" if len(probes) > 1 else None
-
-    with s3.breaking(rule), pytest.raises(InputError, match=r"run\.path can't be used: .*writing was refused"):
-        train(on_shards(tiny_dataset, uri, 2, 0))
-    assert len(list((as_path(uri) / "starts").glob("*.json"))) == 1, "not tried again"
