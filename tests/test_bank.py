@@ -12,6 +12,7 @@ from jr_dist.bank.client import local_bank, merge_proposals
 from jr_dist.bank.layout import BankLayout, cut, initial_block
 from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.bank.shard import BankShard, Update
+from jr_dist.data.transfer import read
 from jr_dist.errors import InputError
 from jr_dist.models.retrieval import retrieval_weight, squared_distance
 from jr_dist.train.group import Group
@@ -153,7 +154,8 @@ def test_the_number_of_shards_changes_no_bit_of_a_training(num_shards, learned):
             drawn.append(candidates.rows)
             codes = bank.pull(np.unique(candidates.rows))
             (sum(leaf.square().sum() for leaf in codes.leaves().values()) * queries.norm()).backward()
-            bank.push(codes, 3, Update(0.05))
+            [gradients] = read(codes.gradients())
+            bank.push(codes.rows, gradients, 3, Update(0.05))
         codes = bank.pull(np.arange(7))
         return np.stack(drawn), bank.nearest(queries), {n: v.detach().numpy() for n, v in codes.leaves().items()}
 

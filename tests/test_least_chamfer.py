@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from jr_dist.errors import InputError
-from jr_dist.geometry import distance_field, leaves, source_arrays
+from jr_dist.geometry import distance_field, kd_order, leaves, source_arrays
 from jr_dist.geometry import least_chamfer_kernels as kernels
 from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.chamfer import chamfer, spatial_order
@@ -276,6 +276,9 @@ def test_ordered_sources_are_laid_out_once_for_all_targets():
     [
         (kernels, ("simd.py", "gather_lanes.py", "leaves.py", "nearest.py", "distance_field.py")),
         (source_arrays, ("simd.py", "leaves.py")),
+        (distance_field, ("simd.py", "gather_lanes.py", "leaves.py", "nearest.py")),
+        (leaves, ("simd.py", "gather_lanes.py", "key_lanes.py", "kd_order.py")),
+        (kd_order, ("simd.py", "gather_lanes.py", "key_lanes.py")),
     ],
 )
 def test_cached_code_is_keyed_to_its_helpers(module, names):

@@ -13,7 +13,7 @@ from jr_dist.bank.scan_lanes import GOLDEN, MIX, less_bits, mixed
 from jr_dist.geometry.simd import LANES, bits, compiled, lowest_bit
 
 #: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "42c6e6075bbec4ec"
+HELPERS = "b5396f54c5361cf3"
 
 #: the id in a place of a list that nothing has taken
 NO_SOURCE = np.iinfo(np.int64).max

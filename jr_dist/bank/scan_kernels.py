@@ -43,7 +43,7 @@ from jr_dist.geometry.simd import (
 )
 
 #: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "c957e7d7bc2fd006"
+HELPERS = "09501a8fa3db64b2"
 
 #: rows whose sums run side by side, and those of a block, which stays in the cache for all targets
 SIDE_BY_SIDE, BLOCK = 8, 256

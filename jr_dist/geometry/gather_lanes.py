@@ -26,25 +26,22 @@ def load_integers(typing_context, array, offset):
 
 @operation
 def gather(typing_context, array, index):
-    """array[index] of a contiguous float32 vector, lane by lane; no index is looked at whether it is in bounds."""
+    """array[index] of a contiguous vector of float32 or int32, lane by lane; nothing checks its bounds."""
+    lanes = floats if array.dtype == types.float32 else integers
 
     def emit(context, builder, signature, arguments):
-        words = ir.VectorType(ir.IntType(64), LANES)
-        pointers = ir.VectorType(ir.FloatType().as_pointer(), LANES)
-        start = builder.ptrtoint(_data(context, builder, array, arguments[0]), ir.IntType(64))
-        undefined = ir.Constant(words, ir.Undefined)
-        start = builder.insert_element(undefined, start, ir.IntType(32)(0))
-        start = builder.shuffle_vector(start, undefined, ir.Constant(integers.vector, [0] * LANES))
-        offsets = builder.shl(builder.zext(arguments[1], words), ir.Constant(words, [2] * LANES))
-        addresses = builder.inttoptr(builder.add(start, offsets), pointers)
+        start = _data(context, builder, array, arguments[0])
+        addresses = builder.gep(start, [arguments[1]], source_etype=lanes.vector.element)
+        addresses.type = ir.VectorType(start.type, LANES)  # which llvmlite doesn't know of: an address a lane
         all_lanes = ir.Constant(ir.VectorType(ir.IntType(1), LANES), [1] * LANES)
-        kind = ir.FunctionType(floats.vector, [pointers, ir.IntType(32), all_lanes.type, floats.vector])
-        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.gather.v{LANES}f32.v{LANES}p0")
+        kind = ir.FunctionType(lanes.vector, [addresses.type, ir.IntType(32), all_lanes.type, lanes.vector])
+        name = f"llvm.masked.gather.v{LANES}{'f' if lanes is floats else 'i'}32.v{LANES}p0"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
         return builder.call(
-            function, [addresses, ir.IntType(32)(4), all_lanes, ir.Constant(floats.vector, ir.Undefined)]
+            function, [addresses, ir.IntType(32)(4), all_lanes, ir.Constant(lanes.vector, ir.Undefined)]
         )
 
-    return floats(array, integers), emit
+    return lanes(array, integers), emit
 
 
 @operation

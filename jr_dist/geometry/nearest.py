@@ -15,11 +15,14 @@ from numba import int32, uint32
 
 from jr_dist.errors import InputError
 from jr_dist.geometry.blocks import run_blocks
+from jr_dist.geometry.gather_lanes import gather, load_integers
+from jr_dist.geometry.key_lanes import both, compress, count, opposite, places
 from jr_dist.geometry.leaves import mirrored, new_cloud, prepare
 from jr_dist.geometry.simd import (
     LANES,
     bits,
     compiled,
+    inlined,
     largest,
     less,
     load,
@@ -36,11 +39,13 @@ from jr_dist.geometry.simd import (
 )
 
 #: compiled code is cached by the text of this file alone; a test keeps the digest of simd.py and leaves.py here
-HELPERS = "80eb9d07e378e80a"
+HELPERS = "f198dbc281959674"
 
 _INFINITY = np.float32(np.inf)
 _ZERO = np.float32(0)
 _ALL = np.uint32(0xFFFF)
+#: leaves whose bounds are below this share of the way to what the first leaf has found are looked at before the others
+_SOON = np.float32(0.03)
 #: clouds of y whose trees a block of `chamfer_matrix` keeps at a time (36 kB each at 2048 points)
 MATRIX_TILE = 16
 
@@ -88,7 +93,7 @@ def _first_at(bounds, least):
     return 0
 
 
-@compiled
+@inlined
 def _any_within(x, y, z, boxes, leaf, best):
     """Whether a leaf's box is nearer to any query than its best so far."""
     dx = gap(x, x, splat(boxes[0, leaf]), splat(boxes[3, leaf]))
@@ -97,7 +102,7 @@ def _any_within(x, y, z, boxes, leaf, best):
     return bits(less(squared_length(dx, dy, dz), best)) != 0
 
 
-@compiled
+@inlined
 def _compare(x, y, z, tree, leaf, best, index):
     """Sixteen queries against the sixteen points of a leaf."""
     for slot in range(leaf * LANES, leaf * LANES + LANES):
@@ -113,24 +118,45 @@ def _compare(x, y, z, tree, leaf, best, index):
 
 
 @compiled
+def _list_leaves(bounds, least, limit, leaves):
+    """List the leaves whose bounds are from the least to below the limit; returns how many."""
+    low, high = splat(least), splat(limit)
+    number = 0
+    for i in range(0, bounds.shape[0], LANES):
+        bound = load(bounds, i)
+        listed = both(less(bound, high), opposite(less(bound, low)))
+        store(leaves, number, compress(places(int32(i), int32(1)), listed))
+        number += count(listed)
+    return number
+
+
+@compiled
 def search_packets(queries, cloud, packets):
-    """For each slot of some packets of `queries` the squared distance to the nearest slot of `cloud`, and that slot."""
+    """For each slot of some packets of `queries` the squared distance to the nearest slot of `cloud`, and that slot.
+
+    First comes the leaf with the least bound, then those about as near, and only then, by what these have found, the
+    rest: the nearer a leaf, the more others it spares.
+    """
     tree, boxes = cloud.tree, cloud.boxes
     bounds = np.empty(boxes.shape[1], np.float32)
+    leaves = np.empty(boxes.shape[1] + LANES, np.int32)
     for packet in packets:
         start = packet * LANES
         x, y, z = load(queries.tree[0], start), load(queries.tree[1], start), load(queries.tree[2], start)
-        first = _first_at(bounds, _box_bounds(queries.boxes, packet, boxes, bounds))
-        best, index = _compare(x, y, z, tree, first, splat(_INFINITY), splat(int32(0)))
-        # leaves near the first in order are near it in space: what they find spares the others
-        for step in range(0, bounds.shape[0], LANES):
-            i = (first // LANES * LANES + step) % bounds.shape[0]
-            remaining = bits(less(load(bounds, i), splat(largest(best))))
-            while remaining != 0:
-                leaf = i + lowest_bit(remaining)
-                remaining &= remaining - uint32(1)
-                if leaf != first and _any_within(x, y, z, boxes, leaf, best):
-                    best, index = _compare(x, y, z, tree, leaf, best, index)
+        least = _box_bounds(queries.boxes, packet, boxes, bounds)
+        leaves[0] = _first_at(bounds, least)
+        number, limit = 1, _ZERO
+        best, index = splat(_INFINITY), splat(int32(0))
+        for turn in range(3):
+            if turn == 1:
+                bounds[leaves[0]] = _INFINITY
+                limit = least + _SOON * (largest(best) - least)
+                number = _list_leaves(bounds, _ZERO, limit, leaves)
+            elif turn == 2:
+                number = _list_leaves(bounds, limit, largest(best), leaves)
+            for i in range(number):
+                if _any_within(x, y, z, boxes, leaves[i], best):
+                    best, index = _compare(x, y, z, tree, leaves[i], best, index)
         store(queries.distances, start, best)
         store(queries.nearest, start, index)
 
@@ -155,18 +181,22 @@ def mean_distance(queries):
 @compiled
 def _add_gradient(queries, cloud, to_queries, to_cloud):
     """Of mean |q - nearest|^2, to either or both: each query is drawn to its nearest point, and that point to it."""
-    scale = np.float32(2 / len(queries.order))
-    for axis in range(3):
-        here, there = queries.tree[axis], cloud.tree[axis]
-        if to_queries:
-            gradient = queries.gradient[axis]
-            for i in range(len(queries.order)):
-                gradient[i] += scale * (here[i] - there[queries.nearest[i]])
-        if to_cloud:
-            gradient = cloud.gradient[axis]
-            for i in range(len(queries.order)):
-                nearest = queries.nearest[i]
-                gradient[nearest] -= scale * (here[i] - there[nearest])
+    scale = splat(np.float32(2 / len(queries.order)))
+    pull = queries.pull
+    for i in range(0, len(queries.nearest), LANES):
+        nearest = load_integers(queries.nearest, i)
+        for axis in range(3):
+            there = gather(cloud.tree[axis], nearest)
+            store(pull[axis], i, multiply(scale, subtract(load(queries.tree[axis], i), there)))
+    if to_queries:
+        queries.gradient[:] += pull
+    if to_cloud:
+        for i in range(len(queries.order)):
+            nearest = uint32(
+                queries.nearest[i]
+            )  # without a sign: numba then need not ask whether to count from the end
+            for axis in range(3):
+                cloud.gradient[axis, nearest] -= pull[axis, i]
 
 
 @compiled

@@ -26,6 +26,11 @@ def compiled(function: Callable[..., Any]) -> Any:
         return njit(function, **OPTIONS)
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """njit whose text takes the place of its calls: vectors then stay in registers, which a call puts into memory."""
+    return njit(function, inline="always", **OPTIONS)
+
+
 def operation(typed: Callable[..., Any]) -> Any:
     """An operation that numba replaces by the instructions `typed` emits; called without its first argument."""
     return intrinsic(typed)
