@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 
-# Shapes in signatures are checked while testing; not in the numba files, whose kernels are compiled.
+# Shapes in signatures are checked while testing; not in the files of numba's and Triton's kernels, which are compiled.
 CHECKED_MODULES = (
     *(
         f"jr_dist.geometry.{name}"
@@ -40,7 +40,7 @@ CHECKED_MODULES = (
             "symmetry",
         )
     ),
-    "jr_dist.models",
+    *(f"jr_dist.models.{path.stem}" for path in (ROOT / "jr_dist/models").glob("*.py") if "_kernels" not in path.stem),
     "jr_dist.train.losses",
 )
 install_import_hook(CHECKED_MODULES, "beartype.beartype")

@@ -124,7 +124,7 @@ class FakeStore:
             half_extent=torch.from_numpy(np.stack([pad(record.half_extent, 1) for record in chosen])).float(),
             part_mask=torch.tensor([[p < record.num_parts for p in range(padded)] for record in chosen]),
             projection=torch.zeros(len(chosen), 3, 2 * padded, 2 * padded),
-        )
+        ).to(device)
 
 
 @dataclass
@@ -161,7 +161,7 @@ class BoxModel:
     def deform(self, points, rows, store):
         self.calls.append(tuple(rows.shape))
         num_targets, k = rows.shape
-        geometry = store.geometry(rows.reshape(-1).numpy(), num_points=points.shape[1])
+        geometry = store.geometry(rows.reshape(-1).numpy(), device=points.device, num_points=points.shape[1])
         target = points.repeat_interleave(k, dim=0)
         low, high = geometry.points.amin(1, keepdim=True), geometry.points.amax(1, keepdim=True)
         target_low, target_high = target.amin(1, keepdim=True), target.amax(1, keepdim=True)

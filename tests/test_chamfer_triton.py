@@ -22,6 +22,7 @@ from test_chamfer import INTERPRETED, by_definition, clouds, gradients
 from test_deformed import INDEX, a_case
 from test_nearest import KINDS
 from torch._subclasses.fake_tensor import FakeTensorMode
+from triton_cases import on_a_device
 
 from jr_dist.errors import InputError
 from jr_dist.geometry.boxes import deform
@@ -29,28 +30,29 @@ from jr_dist.geometry.chamfer import (
     chamfer,
     chamfer_matrix,
     choose_backend,
-    mutual_neighbours,
     nearest_neighbours,
     one_sided,
+    triton_kernels,
 )
 from jr_dist.geometry.deformed import deformed_losses
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.symmetry import mirror, symmetry_loss
 
 HERE = Path(__file__).parent
-INTERPRETED_FILES = ("test_chamfer.py", "test_symmetry.py", "test_deformed.py", "test_chamfer_triton.py")
+INTERPRETED_FILES = (
+    "test_chamfer.py",
+    "test_symmetry.py",
+    "test_deformed.py",
+    "test_matched_sums.py",
+    "test_ido_triton.py",
+    "test_chamfer_triton.py",
+    "test_least_chamfer_triton.py",
+)
 #: slow when interpreted, and told by others: many pairs, many examples, larger sizes
 LEFT_OUT = "matrix_equals_a_loop or sizes4 or 200 or 700 or equals_its_definition"
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux alone")
 compiled = pytest.mark.skipif(INTERPRETED, reason="interpreted kernels can't be compiled")
-on_a_device = pytest.mark.parametrize(
-    "device",
-    [
-        pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRETED, reason="runs in the process that interprets")),
-        pytest.param("cuda", marks=pytest.mark.gpu),
-    ],
-)
 
 
 @compiled
@@ -84,9 +86,10 @@ def test_neighbours_are_the_first_of_equals(device, sizes):
     distances, indices = nearest_neighbours(x.to(device), y.to(device), backend="triton")
     np.testing.assert_array_equal(distances.cpu(), squared.min(2))
     np.testing.assert_array_equal(indices.cpu(), squared.argmin(2))
-    both = mutual_neighbours(x.to(device), y.to(device), backend="triton")
-    for found, expected in zip(both, (distances, indices, squared.min(1), squared.argmin(1)), strict=True):
-        np.testing.assert_array_equal(found.cpu(), expected if isinstance(expected, np.ndarray) else expected.cpu())
+    back = nearest_neighbours(y.to(device), x.to(device), backend="triton")
+    looks = triton_kernels()._looks(x.to(device), y.to(device), torch.arange(3, device=device), two_sided=True)
+    for look, expected in zip(looks, ((distances, indices), back), strict=True):
+        assert torch.equal(look.distances, expected[0]) and torch.equal(look.indices.long(), expected[1])
 
 
 @on_a_device
@@ -232,7 +235,8 @@ def test_they_compile_for_sm_90_without_spills(tmp_path):
     for name, value in found.items():
         what = name.split(".")[1]
         if what == "registers":
-            assert value <= 168, f"{name}: fewer than 12 warps on a multiprocessor"
+            most = 255 if name.startswith("bounded_step") else 168  # there are few programs of that one
+            assert value <= most, f"{name}: fewer than 12 warps on a multiprocessor"
         elif what == "arithmetic":
             assert value == 6, f"{name}: a squared distance is three differences, a product and two products added"
         elif what == "instructions":  # 8 and 7 are the least, with a comparison a direction

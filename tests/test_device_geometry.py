@@ -13,6 +13,7 @@ from test_source_store import SOURCES
 
 from jr_dist.data.dataset import open_dataset, write_dataset
 from jr_dist.data.device_geometry import DeviceGeometry
+from jr_dist.data.resident_store import ResidentStore
 from jr_dist.data.source_store import SourceStore
 from jr_dist.geometry.part_geometry import PartGeometry
 
@@ -73,3 +74,22 @@ def test_batches_are_the_callers_own(store):
 def test_rows_are_checked(store):
     with pytest.raises(IndexError):
         DeviceGeometry(store, "cpu").geometry([-1])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_resident_store_answers_as_the_store(store, device):
+    resident = ResidentStore(store, device, num_points=20)
+    assert resident.ids == store.ids
+    np.testing.assert_array_equal(resident.joints(2)[0], store.joints(2)[0])
+    for num_points in (1, 20, 25, None):
+        for rows in ([4, 4, 0], np.arange(9)):
+            assert equal(resident.geometry(rows, device, num_points), store.geometry(rows, num_points=num_points))
+            assert equal(resident.geometry(rows, num_points=num_points), store.geometry(rows, num_points=num_points))
+            assert torch.equal(resident.clouds(rows, num_points).cpu(), store.clouds(rows, num_points))
+
+
+def test_a_resident_store_copies_each_source_once(store):
+    resident = ResidentStore(store, "cpu", num_points=20)
+    for num_points in (20, 1, 7):
+        resident.geometry(np.arange(9), "cpu", num_points)
+    assert resident._kept.num_copied == 9

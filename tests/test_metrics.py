@@ -62,22 +62,24 @@ def test_best_of_k_falls_from_top_1_to_the_oracle(fit, random):
 
 def test_joint_gap_by_hand():
     # Two parts that meet at x = 1: part 0 = [0, 1], part 1 = [1, 3]; the joint is q = 1 in part 0, q = -1 in part 1.
-    parts = np.array([[[0, 1], [-1, -1]]])
-    coordinates = np.zeros((1, 2, 2, 3))
+    parts = torch.tensor([[[0, 1], [-1, -1]]])
+    coordinates = torch.zeros(1, 2, 2, 3, dtype=torch.float64)
     coordinates[0, 0, 0, 0], coordinates[0, 0, 1, 0] = 1.0, -1.0
     coordinates[0, 1] = 7.0  # padding: must not count
-    centre = np.array([[[0.5, 0, 0], [2.0, 0, 0]]])
-    half = np.array([[[0.5, 1, 1], [1.0, 1, 1]]])
+    centre = torch.tensor([[[0.5, 0, 0], [2.0, 0, 0]]])
+    half = torch.tensor([[[0.5, 1, 1], [1.0, 1, 1]]])
     assert metrics.joint_gap(centre, half, parts, coordinates).tolist() == [0.0]
-    moved = centre + np.array([[[0, 0, 0], [0.25, 0, 0]]])
+    moved = centre + torch.tensor([[[0, 0, 0], [0.25, 0, 0]]])
     assert metrics.joint_gap(moved, half, parts, coordinates).tolist() == [0.25]
+    both = torch.stack([moved, centre])  # in front of the sources there may be targets
+    assert metrics.joint_gap(both, half.expand(2, -1, -1, -1), parts, coordinates).tolist() == [[0.25], [0.0]]
     assert metrics.joint_gap(centre, half, parts[:, :0], coordinates[:, :0]).tolist() == [0.0]
 
 
 def test_share_at_floor_counts_real_parts_alone():
-    undeformed = np.full((1, 3, 3), 2.0)
-    half = np.array([[[0.1, 1, 1], [2, 2, 0.1], [0.1, 0.1, 0.1]]])
-    mask = np.array([[True, True, False]])
+    undeformed = torch.full((1, 3, 3), 2.0)
+    half = torch.tensor([[[0.1, 1, 1], [2, 2, 0.1], [0.1, 0.1, 0.1]]])
+    mask = torch.tensor([[True, True, False]])
     assert metrics.share_at_floor(half, undeformed, mask, 0.05).tolist() == [2 / 6]
 
 

@@ -127,3 +127,14 @@ def test_parameters_that_are_not_finite_are_named(model, store, cases):
     ):
         with pytest.raises(FloatingPointError, match="finite"):
             work()
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_what_the_cpu_finds(model, store, cases, small_blocks):
+    on_gpu = Cases(cases.observed.cuda(), cases.truth.cuda(), cases.scale)
+    here = oracle.oracle(model, store, cases, every(), k=3)
+    there = oracle.oracle(model, store, on_gpu, every(), k=3, device="cuda")
+    np.testing.assert_array_equal(there.rows, here.rows)
+    np.testing.assert_allclose(there.chamfer, here.chamfer, rtol=1e-6)
+    np.testing.assert_allclose(there.gap, here.gap, atol=1e-6)
+    np.testing.assert_array_equal(there.at_floor, here.at_floor)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jr_dist.data.recent_slots import RecentSlots
 from jr_dist.data.source_store import SourceStore
+from jr_dist.data.transfer import to_device
 from jr_dist.geometry.part_geometry import PartGeometry
 
 
@@ -44,7 +45,7 @@ class DeviceGeometry:
                 self.num_copied += len(rows)
                 return self._store.geometry(rows, self._device, self._num_points)
             self._copy(missing)
-        return self._kept.take(torch.from_numpy(self._slots.slots_of(rows)).to(self._device))
+        return self._kept.take(to_device(torch.from_numpy(self._slots.slots_of(rows)), self._device))
 
     def _copy(self, rows: np.ndarray) -> None:
         self.num_copied += len(rows)

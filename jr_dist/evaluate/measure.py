@@ -354,8 +354,8 @@ def _on(device: str, cases: Cases) -> Cases:
 
 def _soundness(store: Any, fit: _Refined, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Widest joint gap and share of half-extents at their floor, [B, K] each."""
-    parts, coordinates = padded_joints([store.joints(int(row)) for row in rows.reshape(-1)])
-    half = fit.half_extent.cpu().numpy()
-    gap = metrics.joint_gap(fit.centre.cpu().numpy(), half, parts, coordinates)
-    undeformed, mask = fit.geometry.half_extent.cpu().numpy(), fit.geometry.part_mask.cpu().numpy()
-    return gap.reshape(rows.shape), metrics.share_at_floor(half, undeformed, mask, IDO_FLOOR).reshape(rows.shape)
+    joints = padded_joints([store.joints(int(row)) for row in rows.reshape(-1)])
+    gap = metrics.joint_gap(fit.centre, fit.half_extent, *(values.to(fit.centre.device) for values in joints))
+    undeformed, mask = fit.geometry.half_extent, fit.geometry.part_mask
+    at_floor = metrics.share_at_floor(fit.half_extent, undeformed, mask, IDO_FLOOR)
+    return gap.cpu().numpy().reshape(rows.shape), at_floor.cpu().numpy().reshape(rows.shape)

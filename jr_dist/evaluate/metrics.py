@@ -7,6 +7,8 @@ added); `order` [T, S] lists the sources of a target from the best ranked to the
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 def retrieval_order(distances: np.ndarray) -> np.ndarray:
@@ -34,32 +36,26 @@ def num_distinct(retrieved: np.ndarray) -> int:
     return len(np.unique(retrieved))
 
 
-def joint_gap(
-    centre: np.ndarray,
-    half_extent: np.ndarray,
-    joint_parts: np.ndarray,
-    joint_coordinates: np.ndarray,
-) -> np.ndarray:
-    """The widest gap a joint of each deformed source shows: (M,), canonical units, 0 without joints.
+def joint_gap(centre: Tensor, half_extent: Tensor, joint_parts: Tensor, joint_coordinates: Tensor) -> Tensor:
+    """The widest gap a joint of each deformed source shows: (..., M) float64, canonical units, 0 without joints.
 
-    Args: centre, half_extent (M, P, 3); joint_parts (M, J, 2) int, -1 where padded; joint_coordinates (M, J, 2, 3), the
-    joint in the canonical coordinates of both boxes: it stays closed where c_i + q_i s_i = c_j + q_j s_j.
+    Args: centre, half_extent (..., M, P, 3); joint_parts (M, J, 2) int64, -1 where padded; joint_coordinates
+    (M, J, 2, 3), the joint in the canonical coordinates of both boxes: it stays closed where
+    c_i + q_i s_i = c_j + q_j s_j.
     """
     if joint_parts.shape[1] == 0:
-        return np.zeros(len(centre))
-    pair = np.arange(len(centre))[:, None, None]
-    parts = np.maximum(joint_parts, 0)
-    ends = centre[pair, parts] + joint_coordinates * half_extent[pair, parts]  # [M, J, 2, 3]
-    gaps = np.abs(ends[:, :, 0] - ends[:, :, 1]).max(axis=-1)
-    return np.where(joint_parts[..., 0] >= 0, gaps, 0.0).max(axis=1)
+        return centre.new_zeros(centre.shape[:-2], dtype=torch.float64)
+    index = joint_parts.clamp(min=0).flatten(1).unsqueeze(-1).expand(*centre.shape[:-2], -1, 3)
+    ends = centre.gather(-2, index) + joint_coordinates.double().flatten(1, 2) * half_extent.gather(-2, index)
+    one, other = ends.unflatten(-2, (-1, 2)).unbind(-2)  # [..., M, J, 3] each
+    return torch.where(joint_parts[..., 0] >= 0, (one - other).abs().amax(-1), 0.0).amax(-1)
 
 
-def share_at_floor(
-    half_extent: np.ndarray, undeformed: np.ndarray, part_mask: np.ndarray, minimum_scale: float
-) -> np.ndarray:
-    """(M,) the share of a source's half-extents that reached the least scale allowed.
+def share_at_floor(half_extent: Tensor, undeformed: Tensor, part_mask: Tensor, minimum_scale: float) -> Tensor:
+    """(..., M) float64, the share of a source's half-extents that reached the least scale allowed.
 
-    Args: half_extent, undeformed (M, P, 3); part_mask (M, P) bool; minimum_scale, the least s / s0 of a deformation.
+    Args: half_extent (..., M, P, 3); undeformed (M, P, 3); part_mask (M, P) bool; minimum_scale, the least s / s0 of a
+    deformation.
     """
     at_floor = half_extent <= undeformed * (minimum_scale * (1 + 1e-3))  # float32 lands a hair above the floor
-    return (at_floor & part_mask[..., None]).sum(axis=(1, 2)) / (3 * part_mask.sum(axis=1))
+    return (at_floor & part_mask.unsqueeze(-1)).sum((-2, -1)).double() / (3 * part_mask.sum(-1))

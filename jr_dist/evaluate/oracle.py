@@ -214,9 +214,7 @@ def _least_block(
     before = Least(*(values[targets] for values in (least.chamfer, least.rows, least.work)))
     after = least_chamfers(sources, truth, centre, half_extent, visits, before)
     least.chamfer[targets], least.rows[targets], least.work[targets] = after.chamfer, after.rows, after.work
-    found = [block.soundness(*boxes) for boxes in zip(centre, half_extent, strict=True)]
-    gaps, floors = (np.stack(values) for values in zip(*found, strict=True))
-    return gaps, floors
+    return block.soundness(centre, half_extent)
 
 
 def _known(rows: np.ndarray, values: np.ndarray, scale: np.ndarray, k: int) -> Least:
@@ -246,30 +244,29 @@ class _Block:
     """K sources."""
 
     geometry: PartGeometry
-    joint_parts: np.ndarray  # [K, J, 2], -1 where padded
-    joint_coordinates: np.ndarray  # [K, J, 2, 3]
+    joint_parts: Tensor  # [K, J, 2] int64, -1 where padded
+    joint_coordinates: Tensor  # [K, J, 2, 3] float64
 
     def soundness(self, centre: Tensor, half_extent: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Widest joint gap and share of half-extents at their floor, (K,) each, in the boxes given, (K, P, 3) each."""
-        half = half_extent.cpu().numpy()
-        gap = metrics.joint_gap(centre.cpu().numpy(), half, self.joint_parts, self.joint_coordinates)
-        undeformed, mask = self.geometry.half_extent.cpu().numpy(), self.geometry.part_mask.cpu().numpy()
-        return gap, metrics.share_at_floor(half, undeformed, mask, FLOOR)
+        """Widest joint gap and share of half-extents at their floor, (..., K) each, in boxes (..., K, P, 3)."""
+        gap = metrics.joint_gap(centre, half_extent, self.joint_parts, self.joint_coordinates)
+        undeformed, mask = self.geometry.half_extent, self.geometry.part_mask
+        return gap.cpu().numpy(), metrics.share_at_floor(half_extent, undeformed, mask, FLOOR).cpu().numpy()
 
 
 def _source_block(store: Any, rows: np.ndarray, num_points: int, device: str) -> _Block:
     geometry = store.geometry(rows, device=device, num_points=num_points)
-    return _Block(geometry, *padded_joints([store.joints(int(row)) for row in rows]))
+    return _Block(geometry, *(values.to(device) for values in padded_joints([store.joints(int(row)) for row in rows])))
 
 
-def padded_joints(joints: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def padded_joints(joints: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
     """Joints of several sources as (S, J, 2) int64, -1 where padded, and (S, J, 2, 3) float64."""
     num_joints = max((len(parts) for parts, _ in joints), default=0)
     all_parts = np.full((len(joints), num_joints, 2), -1, np.int64)
     all_coordinates = np.zeros((len(joints), num_joints, 2, 3))
     for row, (parts, coordinates) in enumerate(joints):
         all_parts[row, : len(parts)], all_coordinates[row, : len(parts)] = parts, coordinates
-    return all_parts, all_coordinates
+    return torch.from_numpy(all_parts), torch.from_numpy(all_coordinates)
 
 
 def blocks(count: int, size: int) -> Iterator[np.ndarray]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from jr_dist.blocks import Job
+from jr_dist.data.resident_store import ResidentStore
 from jr_dist.errors import InputError
 from jr_dist.evaluate.measure import Contender, Rules, measure
 from jr_dist.evaluate.methods import ARRAYS, FULL, Measured, TrainedModelLike
@@ -112,6 +113,11 @@ class Measurer:
 
 def make_measurer(grounds: Sequence[Ground], rules: Rules, load: Load, seed: int) -> Measurer:
     """What `run_jobs` calls in each process."""
+    if rules.device != "cpu":
+        grounds = [
+            replace(ground, store=ResidentStore(ground.store, rules.device, num_points=rules.num_points))
+            for ground in grounds
+        ]
     return Measurer(grounds, rules, load, seed)
 
 

@@ -83,27 +83,6 @@ def nearest_neighbours(
     return torch.from_numpy(distances), torch.from_numpy(indices)
 
 
-def mutual_neighbours(
-    x: Float[Tensor, "M N 3"],
-    y: Float[Tensor, "B N2 3"],
-    *,
-    y_index: Integer[Tensor, " M"] | None = None,
-    backend: Backend = "auto",
-) -> tuple[Float[Tensor, "M N"], Int64[Tensor, "M N"], Float[Tensor, "M N2"], Int64[Tensor, "M N2"]]:
-    """`nearest_neighbours` of x in y, then of y in x, pair by pair; on a GPU one search finds both."""
-    backend = choose_backend(backend, x, y)
-    if backend == "triton":
-        x, y = x.detach(), y.detach()
-        rows = rows_of(x, y, y_index)
-        refuse_not_finite(x=x, y=y)
-        return triton_kernels().mutual_neighbours(x, y, rows)
-    paired = y if y_index is None else y[y_index]
-    return (
-        *nearest_neighbours(x, y, y_index=y_index, backend=backend),
-        *nearest_neighbours(paired, x, backend=backend),
-    )
-
-
 def chamfer_matrix(
     x: Float[Tensor, "A N 3"], y: Float[Tensor, "B N2 3"], *, two_sided: bool = True, backend: Backend = "auto"
 ) -> Float[Tensor, "A B"]:

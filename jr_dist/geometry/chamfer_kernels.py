@@ -180,7 +180,8 @@ def resolve(
     least = tl.min(bits, axis=1)
     first = tl.min(tl.where(bits == least[:, None], among, _LAST), axis=1)
     tl.store(distances + pair * num_queries + n, least.to(tl.float32, bitcast=True), mask=mask)
-    tl.store(indices + pair * num_queries + n, first, mask=mask)
+    # a cloud of NaN may have named a chunk beyond its end
+    tl.store(indices + pair * num_queries + n, tl.minimum(first, num_points - 1), mask=mask)
 
 
 @triton.jit

@@ -1,4 +1,6 @@
-"""The chamfer on a GPU: launches of the kernels in chamfer_kernels.py, for chamfer.py, symmetry.py and deformed.py.
+"""The chamfer on a GPU: launches of the kernels in chamfer_kernels.py and matched_kernels.py.
+
+For chamfer.py, symmetry.py, deformed.py and matched_sums.py.
 
 No launch waits for the device, and every result has the same bits every time: distances meet in an atomic minimum,
 whose order does not matter; gradients of parts are sums in a fixed order; those of points, where several neighbours
@@ -11,16 +13,17 @@ tests do.
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Float64, Int32, Int64
 from torch import Tensor
 
 from jr_dist.geometry import chamfer_kernels as kernels
+from jr_dist.geometry.matched_kernels import match_parts
 
 #: programs that fill a GPU several times over: few pairs are cut into more, shorter ones
 _PROGRAMS = 8192
 #: points of y that a program meets at the least
 _LEAST_SPAN = 128
-#: queries of a program that names neighbours or pulls at points, and of one that pulls at parts
+#: queries of a program that names neighbours, pulls at points or adds up matches, and of one that pulls at parts
 _QUERIES, _PART_QUERIES = 128, 256
 #: see the head of chamfer_kernels.py
 _ROUNDED: dict[str, Any] = {"enable_fp_fusion": False}
@@ -53,14 +56,6 @@ def neighbours(
     """Squared distance and index of the point of y[rows[m]] nearest to each of x[m], the first of equals."""
     (look,) = _looks(x.contiguous(), y.contiguous(), rows, two_sided=False)
     return look.distances, look.indices.long()
-
-
-def mutual_neighbours(
-    x: Float32[Tensor, "M N 3"], y: Float32[Tensor, "B N2 3"], rows: Int64[Tensor, " M"]
-) -> tuple[Float32[Tensor, "M N"], Int64[Tensor, "M N"], Float32[Tensor, "M N2"], Int64[Tensor, "M N2"]]:
-    """As `neighbours`, and of the points of x nearest to each of y[rows[m]]."""
-    there, back = _looks(x.contiguous(), y.contiguous(), rows, two_sided=True)
-    return there.distances, there.indices.long(), back.distances, back.indices.long()
 
 
 def pairs(
@@ -101,6 +96,20 @@ def deformed_pairs(
     if gradient:
         sums = _part_sums(moved, parts, looks[0], from_x=True) + _part_sums(moved, parts, looks[1], from_x=False)
     return moved, _value(looks), sums
+
+
+def deformed_matches(
+    parts: Parts, y: Float32[Tensor, "B N2 3"], rows: Int64[Tensor, " M"], *, two_sided: bool
+) -> tuple[Float64[Tensor, " M"], Float64[Tensor, "M P 3 5"]]:
+    """What `matched_sums` gives for the points moved."""
+    parts, y = Parts(*(tensor.contiguous() for tensor in parts)), y.contiguous()
+    moved = torch.empty_like(parts.points)
+    there, back = _looks(moved, y, rows, two_sided=True, parts=parts)
+    loss, sums = back.distances.double().mean(1), _match_sums(moved, parts, back, from_x=False)
+    if two_sided:
+        loss = loss + there.distances.double().mean(1)
+        sums = sums + _match_sums(moved, parts, there, from_x=True)
+    return loss, sums
 
 
 def deformed_mirror(
@@ -149,7 +158,7 @@ def _search(x, y, rows, from_x, from_y, *, parts: Parts | None = None, mirror: b
     to_y = x if from_y is None else from_y
     sizes = (num_x, num_y, source[3].shape[1], num_tiles, num_splits, span)
     forms = {"DEFORM": parts is not None, "MIRROR": mirror, "TWO_SIDED": from_y is not None}
-    _launch(kernels.search, num_pairs * num_tiles * num_splits, *source, x, y, rows, from_x, to_y, *sizes, **forms)
+    launch(kernels.search, num_pairs * num_tiles * num_splits, *source, x, y, rows, from_x, to_y, *sizes, **forms)
 
 
 def _resolve(queries, query_rows, cloud, cloud_rows, table, *, mirror: bool = False) -> Neighbours:
@@ -158,7 +167,7 @@ def _resolve(queries, query_rows, cloud, cloud_rows, table, *, mirror: bool = Fa
     indices = torch.empty(shape, dtype=torch.int32, device=queries.device)
     blocks = _blocks(num_queries, _QUERIES)
     arguments = (queries, query_rows, cloud, cloud_rows, table, distances, indices, num_queries, cloud.shape[1], blocks)
-    _launch(kernels.resolve, len(query_rows) * blocks, *arguments, MIRROR=mirror, BLOCK=_QUERIES, num_warps=4)
+    launch(kernels.resolve, len(query_rows) * blocks, *arguments, MIRROR=mirror, BLOCK=_QUERIES, num_warps=4)
     return Neighbours(queries, query_rows, cloud, cloud_rows, distances, indices)
 
 
@@ -184,12 +193,12 @@ def _point_gradient(there: Neighbours | None, back: Neighbours | None, *, mirror
         blocks = _blocks(back.distances.shape[1], _QUERIES)
         sizes = (back.distances.shape[1], num_queries, blocks)
         arguments = (*back[:4], back.indices, largest, counts, *sizes)
-        _launch(kernels.count_pulls, len(gradient) * blocks, *arguments, MIRROR=mirror, BLOCK=_QUERIES, num_warps=4)
+        launch(kernels.count_pulls, len(gradient) * blocks, *arguments, MIRROR=mirror, BLOCK=_QUERIES, num_warps=4)
     blocks = _blocks(num_queries, _QUERIES)
     factors, sizes = ((4 if mirror else 2) / num_queries, factor_counted), (num_queries, num_points, blocks)
     forms = {"MIRROR": mirror, "OWN": there is not None, "COUNTED": back is not None, "BLOCK": _QUERIES}
     arguments = (*clouds, largest, counts, gradient, *factors, *sizes)
-    _launch(kernels.point_gradient, len(gradient) * blocks, *arguments, **forms, num_warps=4)
+    launch(kernels.point_gradient, len(gradient) * blocks, *arguments, **forms, num_warps=4)
     return gradient
 
 
@@ -202,11 +211,24 @@ def _part_sums(moved, parts: Parts, look: Neighbours, *, from_x: bool, mirror: b
     sizes = (moved.shape[1], y.shape[1], num_queries, num_parts, blocks, 2 / num_queries)
     arguments = (moved, parts.canonical, parts.part_index, y, rows, look.indices, sums, *sizes)
     forms = {"FROM_X": from_x, "MIRROR": mirror, "BLOCK": _PART_QUERIES}
-    _launch(kernels.pull_parts, num_pairs * blocks, *arguments, **forms)
+    launch(kernels.pull_parts, num_pairs * blocks, *arguments, **forms)
     return sums.sum(1)
 
 
-def _launch(kernel, num_programs: int, *arguments, num_warps: int = 1, **forms) -> None:
+def _match_sums(moved, parts: Parts, look: Neighbours, *, from_x: bool) -> Tensor:
+    """The sums over the matches of one look, each of weight 1 / queries: [M, P, 3, 5] float64."""
+    (num_pairs, num_queries), num_parts = look.indices.shape, parts.shift.shape[1]
+    y, rows = (look.cloud, look.cloud_rows) if from_x else (look.queries, look.query_rows)
+    blocks = _blocks(num_queries, _QUERIES)
+    sums = torch.empty(num_pairs, blocks, num_parts, 3, 5, dtype=torch.float64, device=moved.device)
+    sizes = (moved.shape[1], y.shape[1], num_queries, num_parts, blocks)
+    arguments = (moved, parts.canonical, parts.part_index, y, rows, look.indices, sums, *sizes)
+    launch(match_parts, num_pairs * blocks, *arguments, FROM_X=from_x, BLOCK=_QUERIES)
+    return sums.sum(1) / num_queries
+
+
+def launch(kernel, num_programs: int, *arguments, num_warps: int = 1, **forms) -> None:
+    """Start so many programs of a kernel on the device of its first argument; none where there is nothing to do."""
     if num_programs:
         with torch.cuda.device_of(arguments[0]):
             kernel[(num_programs,)](*arguments, num_warps=num_warps, **forms, **_ROUNDED)

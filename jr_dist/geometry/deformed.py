@@ -1,7 +1,8 @@
 """The losses of deformed sources: points moved with their parts (boxes.py), chamfer to the target and to the mirror.
 
-On the CPU these are the three functions one after the other. On a GPU points are moved where the search for neighbours
-reads them, and the gradient goes from neighbours to the six numbers of a part at once.
+On the CPU these are the three functions one after the other, with points sorted once for both losses. On a GPU points
+are moved where the search for neighbours reads them, and the gradient goes from neighbours to the six numbers of a part
+at once.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from jr_dist.geometry.boxes import deform
-from jr_dist.geometry.chamfer import Backend, chamfer, choose_backend, rows_of, triton_kernels
+from jr_dist.geometry.chamfer import Backend, chamfer, choose_backend, rows_of, spatial_order, triton_kernels
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.symmetry import symmetry_loss
 
@@ -48,8 +49,10 @@ def deformed_losses(
         sources = (geometry.points, geometry.canonical, geometry.part_index)
         return DeformedLosses(*_Losses.apply(*sources, shift, growth, targets, rows, origin, wanted))
     points = deform(geometry, centre, half_extent)
-    fitting = chamfer(points, targets, y_index=target_index, backend=backend)
-    symmetry = None if origin is None else symmetry_loss(points - origin[:, None], backend=backend)
+    # moving a shape leaves neighbours neighbours: both losses search in one order
+    order = spatial_order(points) if backend == "numba" and origin is not None else None
+    fitting = chamfer(points, targets, y_index=target_index, x_order=order, backend=backend)
+    symmetry = None if origin is None else symmetry_loss(points - origin[:, None], order=order, backend=backend)
     return DeformedLosses(points.detach(), fitting, symmetry)
 
 

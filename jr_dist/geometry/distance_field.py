@@ -17,6 +17,9 @@ from jr_dist.geometry.leaves import Cloud, bound, new_cloud
 from jr_dist.geometry.nearest import search, squared_length
 from jr_dist.geometry.simd import LANES, compiled, maximum, minimum, multiply, multiply_add, splat, subtract
 
+#: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
+HELPERS = "c8c223abe099485f"
+
 #: cells along the longest axis of the cloud; only speed depends on it
 ACROSS = 48
 #: vertices along an axis at the most: a multiple of the 4 that are looked up together, above ACROSS + 2
@@ -24,8 +27,8 @@ VERTICES = 52
 _BATCH = 64  # packets of vertices at a time
 _ZERO, _ONE = np.float32(0), np.float32(1)
 #: what bounds are lowered by, of d^2 + side^2: five times what rounding of the interpolation and its place can do
-_SLACK = np.float32(1.5e-4)
-_ROUNDING = np.float32(1.2e-7)
+SLACK = np.float32(1.5e-4)
+ROUNDING = np.float32(1.2e-7)
 
 
 class Field(NamedTuple):
@@ -56,7 +59,7 @@ def lay_out(cloud, field):
         longest, farthest = max(longest, high - low), max(farthest, max(abs(low), abs(high)))
     side = longest / float32(ACROSS)
     # nothing to tell apart in a cloud of one place, or so far out that cells are not much wider than rounding
-    if side < float32(1e-15) or _ROUNDING * farthest > float32(1e-5) * side:
+    if side < float32(1e-15) or ROUNDING * farthest > float32(1e-5) * side:
         frame[3] = _ZERO
         return
     frame[3], frame[4] = _ONE / side, side
@@ -111,15 +114,15 @@ def lower_bounds(x, y, z, field):
     across = multiply_add_integers(one, deep, above)
     low = _between(v, _along(field.values, here, one, w), _along(field.values, beside, one, w))
     high = _between(v, _along(field.values, above, one, w), _along(field.values, across, one, w))
-    interpolated = multiply(_between(u, low, high), splat(_ONE - _SLACK))
-    bend = multiply_add(u, subtract(splat(_ONE), u), splat(float32(3) * _SLACK))
+    interpolated = multiply(_between(u, low, high), splat(_ONE - SLACK))
+    bend = multiply_add(u, subtract(splat(_ONE), u), splat(float32(3) * SLACK))
     bend = multiply_add(v, subtract(splat(_ONE), v), bend)
     bend = multiply_add(w, subtract(splat(_ONE), w), bend)
     area = splat(frame[4] * frame[4])
     inside = maximum(subtract(interpolated, multiply(area, bend)), splat(_ZERO))
     side = splat(frame[4])  # in units of length before it is squared: cells may be so small that a count overflows
     outside = squared_length(multiply(x_out, side), multiply(y_out, side), multiply(z_out, side))
-    return multiply_add(outside, splat(_ONE - _SLACK), inside)
+    return multiply_add(outside, splat(_ONE - SLACK), inside)
 
 
 @compiled

@@ -101,7 +101,7 @@ def least_chamfers(
         known: the best of other sources, or `nothing_yet`.
 
     The result equals, in every bit, all chamfers of `chamfer(deform(...), target, x_order=spatial_order(points))`
-    sorted. Threads (torch.get_num_threads()) share the targets. Off the CPU everything is compared.
+    sorted. Threads (torch.get_num_threads()) share the targets. Types other than float32 are compared one by one.
 
     Raises:
         InputError: a coordinate or a parameter that isn't finite.
@@ -112,13 +112,15 @@ def least_chamfers(
             raise InputError(
                 f"chamfer: {name} holds NaN or infinity; finite boxes are allowed, so look where they come from"
             )
+    visits = np.ascontiguousarray(visits, np.int64)
     backend = choose_backend(backend, targets, centre, half_extent)
-    if backend != "numba":
-        return _scan(sources, targets, centre, half_extent, visits, known, backend)
+    if backend == "triton":
+        return _on_device(sources, targets, centre, half_extent, visits, known)
+    if backend == "torch":
+        return _scan(sources, targets, centre, half_extent, visits, known)
     best, rows, work = known.chamfer.copy(), known.rows.copy(), known.work.copy()
     assert sources.arrays is not None, "sources and targets are on one device"
     sequences = _sequence(sources.arrays.num_points), _sequence(targets.shape[1])
-    visits = np.ascontiguousarray(visits, np.int64)
     boxes = as_array(centre), as_array(half_extent)
     block = partial(
         kernels.least_block,
@@ -147,7 +149,19 @@ def _sequence(num_points: int) -> np.ndarray:
     return np.argsort((packets + 1) * _GOLDEN % 1)
 
 
-def _scan(sources, targets, centre, half_extent, visits, known, backend) -> Least:
+def _on_device(sources, targets, centre, half_extent, visits, known) -> Least:
+    from jr_dist.geometry.least_chamfer_triton import least_on_device  # all but a GPU works without Triton
+
+    best, rows = known.chamfer.copy(), known.rows.copy()
+    values, work = least_on_device(sources.geometry, targets, centre, half_extent, visits, best)
+    for t in range(len(targets)):
+        visited = visits[t][visits[t] >= 0]
+        both = np.concatenate([best[t], values[t, visited]]), np.concatenate([rows[t], sources.rows[visited]])
+        best[t], rows[t] = _first(*both, best.shape[1])
+    return Least(best, rows, known.work + work)
+
+
+def _scan(sources, targets, centre, half_extent, visits, known) -> Least:
     best, rows = known.chamfer.copy(), known.rows.copy()
     for t, target in enumerate(targets):
         visited = visits[t][visits[t] >= 0]
@@ -156,7 +170,7 @@ def _scan(sources, targets, centre, half_extent, visits, known, backend) -> Leas
             some = torch.from_numpy(visited[start : start + _SCANNED_PAIRS]).to(target.device)
             moved = deform(sources.geometry.take(some), centre[t, some], half_extent[t, some])
             same = torch.zeros_like(some)
-            values.append(chamfer(moved, target[None], y_index=same, backend=backend).cpu().numpy())
+            values.append(chamfer(moved, target[None], y_index=same, backend="torch").cpu().numpy())
         best[t], rows[t] = _first(
             np.concatenate(values), np.concatenate([known.rows[t], sources.rows[visited]]), best.shape[1]
         )

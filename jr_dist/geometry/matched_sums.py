@@ -14,36 +14,49 @@ from torch import Tensor
 
 from jr_dist.errors import InputError
 from jr_dist.geometry.blocks import run_blocks
-from jr_dist.geometry.chamfer import mutual_neighbours, nearest_neighbours
+from jr_dist.geometry.boxes import deform
+from jr_dist.geometry.chamfer import Backend, choose_backend, nearest_neighbours, rows_of, triton_kernels
 from jr_dist.geometry.leaves import new_cloud, prepare
 from jr_dist.geometry.nearest import search
+from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.simd import compiled
 
 #: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "3b524bf9d54b5ce7"
+HELPERS = "0d4f9fb232d7e81f"
 
 
 def matched_sums(
-    points: Float[Tensor, "M N 3"],
-    canonical: Float[Tensor, "M N 3"],
-    part_index: Int[Tensor, "M N"],
+    geometry: PartGeometry,
+    centre: Float[Tensor, "M P 3"],
+    half_extent: Float[Tensor, "M P 3"],
     targets: Float[Tensor, "B N2 3"],
     target_index: Int[Tensor, " M"],
-    num_parts: int,
     *,
     two_sided: bool = True,
     orders: tuple[Int32[Tensor, "M N"], Int32[Tensor, "B N2"]] | None = None,
+    backend: Backend = "auto",
 ) -> tuple[Float[Tensor, " M"], Float[Tensor, "M P 3 5"]]:
-    """The fitting loss, and the sums of w, w q, w q^2, w r, w r q over the matches of each part, r = y - x; float64.
+    """The fitting loss of sources with new boxes, and sums of w, w q, w q^2, w r, w r q over the matches of each part.
 
-    `orders`, from `chamfer.spatial_order` of the undeformed points and of the targets, save the CPU the sorting.
-    Raises `InputError` for coordinates that are not finite (not on a GPU, which would have to be waited for).
+    r = y - x; float64. `orders`, from `chamfer.spatial_order` of the undeformed points and of the targets, save the CPU
+    the sorting. Backends are those of `chamfer.chamfer`. On a GPU one search that moves the points as it reads them
+    finds both neighbours, the sums have a fixed order, and nothing waits for the device. Raises `InputError` for
+    coordinates that are not finite (not on a GPU, where they show as a loss of NaN).
     """
-    if points.device.type != "cpu" or not points.dtype == targets.dtype == torch.float32:
-        return _from_neighbours(points, canonical, part_index, targets, target_index, num_parts, two_sided)
+    backend = choose_backend(backend, geometry.points, targets)
+    if backend == "triton":
+        kernels = triton_kernels()
+        moves = (centre - geometry.centre, half_extent - geometry.half_extent)
+        parts = kernels.Parts(geometry.points, geometry.canonical, geometry.part_index, *moves)
+        rows = rows_of(geometry.points, targets, target_index)
+        return kernels.deformed_matches(parts, targets, rows, two_sided=two_sided)
+    points = deform(geometry, centre, half_extent)
+    if backend == "torch":
+        return _from_neighbours(points, geometry, targets, target_index, two_sided)
     loss = np.empty(len(points))
-    sums = np.zeros((len(points), num_parts, 3, 5))
-    inputs = [tensor.contiguous().numpy() for tensor in (points, canonical, part_index, targets, target_index)]
+    sums = np.zeros((*centre.shape, 5))
+    tensors = (points, geometry.canonical, geometry.part_index, targets, target_index)
+    inputs = [tensor.contiguous().numpy() for tensor in tensors]
     none = np.empty((0, 0), np.int32)
     kd = (none, none) if orders is None else tuple(order.contiguous().numpy() for order in orders)
     sequence = np.argsort(inputs[-1], kind="stable")  # pairs that share a target follow each other
@@ -53,26 +66,24 @@ def matched_sums(
     return torch.from_numpy(loss), torch.from_numpy(sums)
 
 
-def _from_neighbours(points, canonical, part_index, targets, target_index, num_parts, two_sided):
-    sums = torch.zeros(len(points), num_parts, 3, 5, dtype=torch.float64, device=points.device)
+def _from_neighbours(points, geometry, targets, target_index, two_sided):
+    sums = torch.zeros(*geometry.centre.shape, 5, dtype=torch.float64, device=points.device)
     others = targets[target_index]
 
     def add(parts, q, residual):
         terms = torch.stack([torch.ones_like(q), q, q**2, residual, residual * q], dim=-1)
         sums.scatter_add_(1, parts[..., None, None].expand_as(terms), terms / parts.shape[1])
 
-    if two_sided:
-        squared_there, there, squared, index = mutual_neighbours(points, targets, y_index=target_index)
-    else:
-        squared, index = nearest_neighbours(others, points)
+    squared, index = nearest_neighbours(others, points, backend="torch")
     loss = squared.double().mean(dim=1)
     at = index.unsqueeze(-1).expand(-1, -1, 3)
     residual = others.double() - points.gather(1, at).double()
-    add(part_index.gather(1, index), canonical.gather(1, at).double(), residual)
+    add(geometry.part_index.gather(1, index), geometry.canonical.gather(1, at).double(), residual)
     if two_sided:
-        loss = loss + squared_there.double().mean(dim=1)
-        near = others.gather(1, there.unsqueeze(-1).expand(-1, -1, 3))
-        add(part_index, canonical.double(), near.double() - points.double())
+        squared, index = nearest_neighbours(points, targets, y_index=target_index, backend="torch")
+        loss = loss + squared.double().mean(dim=1)
+        near = others.gather(1, index.unsqueeze(-1).expand(-1, -1, 3))
+        add(geometry.part_index, geometry.canonical.double(), near.double() - points.double())
     return loss, sums
 
 

@@ -8,14 +8,16 @@ bounds of the half-extents; neighbours are looked up again, and so on. The paper
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from jr_dist.geometry.chamfer import choose_backend, spatial_order
+from jr_dist.geometry.chamfer import Backend, choose_backend, spatial_order
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.projection import by_axis, by_part, step_back
+from jr_dist.models.captured import State, replayed
 from jr_dist.models.inner_problem import InnerProblem, Prior, bounded_step, inner_problem, null_space_basis
 
 #: of what IDO gives for the same input: goes into the names of results that are kept, and changes with them
@@ -57,26 +59,33 @@ def optimise_inner(
     minimum_scale: float = 0.05,
     connectivity: bool = True,
     watch: Watch | None = None,
+    backend: Backend = "auto",
 ) -> InnerFit:
     """Fit M sources to their targets, from `start` or the undeformed sources, in `iterations` exact solves.
 
     `one_sided` looks from the target to the source alone, for targets seen in part: give a `prior` then, and a
     `prior_weight` (0.01 to 0.03): that times the squared distance to the prior's parameters is added to the
     loss. `start` has to satisfy the joints: the fit stays as close to them. Half-extents stay above
-    `minimum_scale` of the source's (or of the start's, where they are smaller); minus infinity frees them.
+    `minimum_scale` of the source's (or of the start's, where they are smaller); minus infinity frees them. Backends are
+    those of `chamfer.chamfer`. On a GPU float32 runs as a CUDA graph, unless somebody watches.
     """
-    problems = _problems(geometry, targets, target_index, one_sided, prior, prior_weight)
-    limits = _limits(geometry, start, minimum_scale, connectivity)
-    best = _Iterate.unknown(limits.start)
-    trial, share = limits.start, torch.ones_like(best.loss)
-    for _ in range(iterations):
-        problem = problems(trial)
-        better = problem.objective < best.objective
-        best = best.improved(trial, limits.step(problem, trial), problem, better).told(watch)
+    backend = choose_backend(backend, geometry.points, targets)
+    problems = _problems(geometry, targets, target_index, one_sided, prior, prior_weight, backend)
+    limits = _limits(geometry, start, minimum_scale, connectivity, backend)
+
+    def iteration(trial: Tensor, share: Tensor, *best: Tensor) -> State:
+        """The trial judged, and the next one; on a GPU nothing here waits for the device."""
+        problem, before = problems(trial), _Iterate(*best)
+        better = problem.objective < before.objective
+        found = before.improved(trial, limits.step(problem, trial), problem, better).told(watch)
         # Where the loss rose, half the step from the best iterate is tried: from 1 on, halves lower the quadratic.
         share = torch.where(better, 1.0, share / 2)
-        trial = limits.allowed(best.parameters, share[:, None, None] * best.step)
-    problem = problems(trial)
+        return limits.allowed(found.parameters, share[:, None, None] * found.step), share, *found
+
+    unknown = _Iterate.unknown(limits.start)
+    state = (limits.start, torch.ones_like(unknown.loss), *unknown)
+    trial, _, *rest = _repeated(iteration, state, iterations, graph=backend == "triton" and watch is None)
+    problem, best = problems(trial), _Iterate(*rest)
     return _fit(geometry, best.improved(trial, best.step, problem, problem.objective < best.objective).told(watch))
 
 
@@ -100,15 +109,19 @@ def optimise_inner_sgd(
     As in the paper half-extents are not bounded: compare with a `minimum_scale` of minus infinity there. The published
     code divides the rate by the number of pairs in the batch; here no pair feels the others.
     """
-    problems = _problems(geometry, targets, target_index, one_sided, prior, prior_weight)
+    backend = choose_backend("auto", geometry.points, targets)
+    problems = _problems(geometry, targets, target_index, one_sided, prior, prior_weight, backend)
     projection = _projection(geometry, connectivity)
-    trial = _unknowns((geometry.centre, geometry.half_extent) if start is None else start)
-    best = _Iterate.unknown(trial)
-    for _ in range(iterations):
-        problem = problems(trial)
-        best = best.improved(trial, best.step, problem, problem.objective < best.objective).told(watch)
-        trial = trial + 2 * learning_rate * (projection @ problem.pull.unsqueeze(-1)).squeeze(-1)
-    problem = problems(trial)
+
+    def iteration(trial: Tensor, *best: Tensor) -> State:
+        problem, before = problems(trial), _Iterate(*best)
+        found = before.improved(trial, before.step, problem, problem.objective < before.objective).told(watch)
+        return trial + 2 * learning_rate * (projection @ problem.pull.unsqueeze(-1)).squeeze(-1), *found
+
+    first = _unknowns((geometry.centre, geometry.half_extent) if start is None else start)
+    state = (first, *_Iterate.unknown(first))
+    trial, *rest = _repeated(iteration, state, iterations, graph=backend == "triton" and watch is None)
+    problem, best = problems(trial), _Iterate(*rest)
     return _fit(geometry, best.improved(trial, best.step, problem, problem.objective < best.objective).told(watch))
 
 
@@ -119,12 +132,13 @@ class _Limits:
     start: Tensor  #: [M, 3, 2P]
     basis: Tensor  #: [M, 3, 2P, D], of the null space of the joints
     least: Tensor  #: [M, P, 3]
+    solve: Callable[..., Tensor]  #: `bounded_step`, for the device
 
     def step(self, problem: InnerProblem, parameters: Tensor) -> Tensor:
         """The step from `parameters` to the minimum of the quadratic, and on."""
         num_parts = self.least.shape[1]
         bound = (1 + _MARGIN) * self.least.transpose(1, 2)
-        return bounded_step(problem, self.basis, parameters[..., num_parts:], bound, relaxation=_RELAXATION)
+        return self.solve(problem, self.basis, parameters[..., num_parts:], bound, relaxation=_RELAXATION)
 
     def allowed(self, parameters: Tensor, step: Tensor) -> Tensor:
         """parameters + step, cut short where a half-extent would fall below the least allowed."""
@@ -132,8 +146,7 @@ class _Limits:
         return parameters + share.transpose(1, 2) * step
 
 
-@dataclass(frozen=True)
-class _Iterate:
+class _Iterate(NamedTuple):
     """The best parameters so far, the step from there, and what they are worth."""
 
     parameters: Tensor  #: [M, 3, 2P]
@@ -162,6 +175,15 @@ class _Iterate:
         return self
 
 
+def _repeated(iteration: Callable[..., State], state: State, times: int, *, graph: bool) -> State:
+    """`times` times state = iteration(*state); as a CUDA graph where told and on a GPU (interpreted, nothing is)."""
+    if graph and state[0].is_cuda:
+        return replayed(iteration, state, times)
+    for _ in range(times):
+        state = iteration(*state)
+    return state
+
+
 def _where(condition: Bool[Tensor, " M"], yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(condition[:, None, None], yes, no)
 
@@ -171,22 +193,30 @@ def _unknowns(parameters: Parameters) -> Tensor:
     return by_axis(centre.detach().double(), half_extent.detach().double())
 
 
-def _problems(geometry, targets, target_index, one_sided, prior, prior_weight):
+def _problems(geometry, targets, target_index, one_sided, prior, prior_weight, backend):
     assert (prior is None) == (prior_weight == 0.0), "a prior and its weight come together"
     pull = None if prior is None else Prior(_unknowns(prior), prior_weight)
     orders = None
-    if choose_backend("auto", geometry.points, targets) == "numba":
+    if backend == "numba":
         orders = spatial_order(geometry.points), spatial_order(targets)
     problem = partial(inner_problem, geometry, targets, target_index, one_sided=one_sided, prior=pull)
-    return partial(problem, orders=orders)
+    return partial(problem, orders=orders, backend=backend)
 
 
-def _limits(geometry, start, minimum_scale, connectivity) -> _Limits:
+def _limits(geometry, start, minimum_scale, connectivity, backend) -> _Limits:
     centre, half_extent = (geometry.centre, geometry.half_extent) if start is None else start
     least = (1 + _MARGIN) * minimum_scale * geometry.half_extent.double()
     least = torch.minimum(least, (1 - 1e-7) * half_extent.double())
     basis = null_space_basis(_projection(geometry, connectivity))
-    return _Limits(_unknowns((centre, half_extent)), basis, least)
+    solve = bounded_step if backend != "triton" else _triton_step()
+    return _Limits(_unknowns((centre, half_extent)), basis, least, solve)
+
+
+def _triton_step() -> Callable[..., Tensor]:
+    """step_triton.py's, imported where it is used: all but a GPU works without Triton."""
+    from jr_dist.models.step_triton import bounded_step
+
+    return bounded_step
 
 
 def _projection(geometry: PartGeometry, connectivity: bool) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from jr_dist.geometry.boxes import deform
+from jr_dist.geometry.chamfer import Backend
 from jr_dist.geometry.matched_sums import matched_sums
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.projection import by_part
@@ -18,10 +18,10 @@ from jr_dist.geometry.projection import by_part
 #: On real furniture it costs nothing.
 RIDGE = 3e-4
 # What tied half-extents are told apart by, and what counts as no violation (canonical units).
-_TIED, _SLACK = 1e-6, 1e-9
+TIED, SLACK = 1e-6, 1e-9
 # Rounds of the search for the bounds that bind (three or four are usual; the step back mends what is left), and
 # rounds without progress before it goes one bound at a time.
-_MAX_ROUNDS, _TRIES = 60, 3
+MAX_ROUNDS, TRIES = 60, 3
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,17 @@ def inner_problem(
     one_sided: bool,
     prior: Prior | None,
     orders: tuple[Tensor, Tensor] | None = None,
+    backend: Backend = "auto",
 ) -> InnerProblem:
     """Look up the neighbours of the sources deformed by `parameters`, and state the quadratic they define."""
-    points = deform(geometry, *(p.to(geometry.points.dtype) for p in by_part(parameters)))
     loss, sums = matched_sums(
-        points,
-        geometry.canonical,
-        geometry.part_index,
+        geometry,
+        *by_part(parameters.to(geometry.points.dtype)),
         targets,
         target_index,
-        geometry.part_mask.shape[1],
         two_sided=not one_sided,
         orders=orders,
+        backend=backend,
     )
     weight, weight_q, weight_qq, pull_c, pull_s = sums.permute(3, 0, 2, 1)
     pull, objective = torch.cat([pull_c, pull_s], dim=-1), loss
@@ -143,14 +142,14 @@ def _multipliers(inverse: Float[Tensor, "L P P"], room: Float[Tensor, "L P"]) ->
     result = torch.zeros_like(room)
     rows, active = torch.arange(len(room), device=room.device), room < 0
     fewest = torch.full_like(rows, room.shape[1] + 1)
-    tries = torch.full_like(rows, _TRIES)
-    for _ in range(_MAX_ROUNDS):
+    tries = torch.full_like(rows, TRIES)
+    for _ in range(MAX_ROUNDS):
         multipliers, slack = _solve_active(inverse, room, active)
         result[rows] = multipliers.clamp(min=0.0)
-        wrong = torch.where(active, multipliers < 0, slack < -_SLACK)
+        wrong = torch.where(active, multipliers < 0, slack < -SLACK)
         count = wrong.sum(dim=-1)
         fewer = count < fewest
-        tries = torch.where(fewer, _TRIES, tries - 1)
+        tries = torch.where(fewer, TRIES, tries - 1)
         fewest = torch.minimum(count, fewest)
         last = wrong & (wrong.flip(-1).cumsum(dim=-1).flip(-1) == 1)
         active = active ^ torch.where((tries >= 0).unsqueeze(-1), wrong, last)
@@ -166,7 +165,7 @@ def _solve_active(inverse, room, active):
     """Multipliers that bring the room of the active bounds to 0, and the room that all bounds have then."""
     both = active.unsqueeze(-1) & active.unsqueeze(-2)
     # Half-extents tied to each other by joints may bind together: a little of the diagonal keeps that solvable.
-    diagonal = torch.where(active, _TIED * inverse.diagonal(dim1=-2, dim2=-1), 1.0)
+    diagonal = torch.where(active, TIED * inverse.diagonal(dim1=-2, dim2=-1), 1.0)
     factor = torch.linalg.lu_factor(torch.where(both, inverse, 0.0) + torch.diag_embed(diagonal))
     multipliers, slack = torch.zeros_like(room), room
     for _ in range(2):  # the second takes back what the added diagonal falsified

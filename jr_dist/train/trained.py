@@ -25,7 +25,7 @@ from jr_dist.train.methods.registry import METHODS
 from jr_dist.train.run_directory import BEST, LAST, checkpoint_path, has_checkpoint
 from jr_dist.train.state import bank_layout, build_networks
 
-PAIR_CHUNK = 512  # pairs at a time: some 16 MB of hidden layers at 16 parts
+PAIRS_AT_ONCE = {"cpu": 512, "cuda": 8192}  # 32 kB of hidden layers each at 16 parts
 SOURCE_CHUNK = 4096  # pairs whose sources' share of the first layer is held: 32 kB a source at 16 parts
 
 
@@ -93,10 +93,11 @@ class TrainedModel:
         codes = self.bank.pull(unique, self.device)
         source_term = self.networks.deformation.source_term(codes.global_code, codes.padded_part_code())
         # One point is enough: only boxes and projections are looked at here.
-        geometry = store.geometry(unique, num_points=1).to(self.device)
+        geometry = store.geometry(unique, device=self.device, num_points=1)
+        chunk = PAIRS_AT_ONCE[self.device.type]
         parts = [
             self._deform_pairs(geometry.take(some), source_term, some, target_term[whom])
-            for some, whom in zip(index.split(PAIR_CHUNK), target.split(PAIR_CHUNK), strict=True)
+            for some, whom in zip(index.split(chunk), target.split(chunk), strict=True)
         ]
         centre, half_extent = (torch.cat(v).view(*rows.shape, -1, 3) for v in zip(*parts, strict=True))
         return centre, half_extent
