@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from jr_dist.config import Section
@@ -75,11 +75,23 @@ def names(*allowed: str) -> Callable[[str], tuple[str, ...]]:
     return convert
 
 
-def add_settings(parser: argparse.ArgumentParser, section: str, model: type[Section], values: dict[str, Any]) -> None:
-    """A flag `--section.key` for each setting of a section; its help shows the value in force, from `values`."""
+def add_settings(
+    parser: argparse.ArgumentParser,
+    section: str,
+    model: type[Section],
+    values: dict[str, Any],
+    *,
+    without: Collection[str] = (),
+) -> None:
+    """A flag `--section.key` for each setting of a section; its help shows the value in force, from `values`.
+
+    `without` names settings that the command decides itself.
+    """
     group = parser.add_argument_group(f"{section} settings", model.__doc__)
     for key, field in model.model_fields.items():
         name = f"{section}.{key}"
+        if name in without:
+            continue
         value = (
             _shown(values[name]) if name in values else "to be given" if field.is_required() else _shown(field.default)
         )

@@ -1,6 +1,7 @@
 """The whole story on procedural furniture: a dataset, four methods, the comparison, and scans fitted.
 
-python -m jr_dist.quickstart [--data data/quickstart] [--runs runs/quickstart] [--section.key value ...]
+python -m jr_dist.quickstart [--data data/quickstart] [--runs runs/quickstart]
+       [--device auto|cpu|cuda] [--section.key value ...]
 
 `make quickstart` runs it. What an earlier call finished is kept: a dataset of the same numbers, trained runs.
 """
@@ -24,6 +25,10 @@ ROOT = Path(__file__).parent.parent
 SETTINGS = ROOT / "configs" / "quickstart.yaml"
 METHODS = ("ours", "uniform", "df", "mds")
 CATEGORIES = ["cabinet", "chair", "table"]
+#: what is decided here, or by an option of its own
+DECIDED = ("data.path", "run.path", "train.method", "train.device", "evaluate.num_workers", "evaluate.num_gpus")
+#: sections of other commands and methods
+ELSEWHERE = ("compare", "labels", "sweep")
 
 
 def quickstart(arguments: Namespace) -> None:
@@ -31,9 +36,12 @@ def quickstart(arguments: Namespace) -> None:
     from jr_dist.evaluate.markdown import to_markdown
     from jr_dist.evaluate.protocol import evaluate
     from jr_dist.serve.fit import fit
+    from jr_dist.train.checks import require_cuda
     from jr_dist.train.trainer import train_side_by_side
 
-    settings = given_settings(arguments)
+    if arguments.device == "cuda":
+        require_cuda("--device")
+    settings = {**given_settings(arguments), "train.device": arguments.device}
     runs = {method: arguments.runs / method for method in METHODS}
     configs = {
         method: load_config(
@@ -49,12 +57,29 @@ def quickstart(arguments: Namespace) -> None:
     chosen = configs["ours"].evaluate
     report = arguments.runs / "evaluation"
     with _stage("evaluate"):
-        tables = evaluate(list(runs.values()), split=chosen.split, num_points=chosen.num_points, out=report)
+        tables = evaluate(
+            list(runs.values()),
+            split=chosen.split,
+            num_points=chosen.num_points,
+            out=report,
+            protocols=chosen.protocols,
+            ido=chosen.ido,
+            ido_settings=configs["ours"].ido,
+            device=_evaluation_device(arguments.device),
+        )
     with _stage("fit"):
         results = fit(runs["ours"], [arguments.data / "scans"], out=arguments.runs / "fit", top_k=3, pictures=True)
     print(to_markdown(tables))
     print(f"report: {report / 'report.html'}")
     print("fitted: " + " ".join(str(result.path / result.candidates[0].glb) for result in results))
+
+
+def _evaluation_device(device: str) -> str:
+    if device == "auto":
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
 
 
 def _dataset(arguments: Namespace) -> None:
@@ -97,8 +122,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--num-sources", type=whole_number(3), default=72, help="source models [72]")
     parser.add_argument("--num-targets", type=whole_number(30), default=900, help="targets of all splits [900]")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of the dataset [0]")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train and evaluate [auto]"
+    )
     for section, model in sections().items():
-        add_settings(parser, section, model, {})
+        if section not in ELSEWHERE:
+            add_settings(parser, section, model, {}, without=DECIDED)
     words = sys.argv[1:] if words is None else words
     return guarded("quickstart", lambda: quickstart(parser.parse(words)))
 

@@ -63,7 +63,12 @@ RAY_FILES = {
 # geometry/, models/ and train/losses.py can be read, tested and run on a bare GPU machine.
 BARE = {"torch", "numpy", "numba", "llvmlite", "jaxtyping"}
 # torch brings Triton on Linux alone: files that import it are imported by functions, on a GPU.
-TRITON_FILES = {"geometry/chamfer_kernels.py"}
+TRITON_FILES = {
+    "geometry/bound_kernels.py",
+    "geometry/chamfer_kernels.py",
+    "geometry/matched_kernels.py",
+    "models/step_kernels.py",
+}
 # The distribution, where its name is not that of the module.
 DISTRIBUTION = {
     "yaml": "pyyaml",

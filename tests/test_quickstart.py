@@ -45,3 +45,19 @@ def test_the_quickstart_leaves_what_it_names_and_can_be_run_again(ray_cluster, t
 
     assert quickstart.main([*words, "--num-sources", "7"]) == 2
     assert "num_sources 6" in capfd.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_named_before_anything_is_made(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert (
+        quickstart.main(["--device", "cuda", "--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs")]) == 2
+    )
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1 and "--device is cuda, but this machine has no CUDA device" in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", quickstart.DECIDED)
+def test_what_it_decides_itself_has_no_flag(name, capfd):
+    assert quickstart.main([f"--{name}", "x"]) == 2
+    assert name in capfd.readouterr().err

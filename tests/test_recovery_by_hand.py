@@ -17,6 +17,7 @@ from jr_dist.bank.desk import Request, ShardDesk, StaleIncarnationError
 from jr_dist.bank.layout import BankLayout, cut
 from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.bank.shard import BankShard, Update
+from jr_dist.data.transfer import read
 from jr_dist.errors import InputError
 from jr_dist.train.recovery import after_failure, failure_of
 from jr_dist.train.run_directory import LAST, checkpoint_path, claim, has_checkpoint, new_checkpoint
@@ -126,7 +127,8 @@ def rank_of_a_run(rank: int, run: Path, client: BankClient, incarnation: int) ->
         loss = sum((leaf - 0.1 * queries.mean()).square().sum() for leaf in pulled.leaves().values())
         assert isinstance(loss, torch.Tensor)
         loss.backward()
-        client.push(pulled, NUM_TARGETS, Update(0.05))
+        [gradients] = read(pulled.gradients())
+        client.push(pulled.rows, gradients, NUM_TARGETS, Update(0.05))
         mean = yield queries.numpy().mean(0) * float(loss.detach())
         assert mean is not None
         dense, step = dense - 0.01 * mean, step + 1

@@ -70,6 +70,14 @@ def arrays_of(run: Path, which: str = LAST) -> dict[str, np.ndarray]:
     return named
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_on_a_gpu(tiny_dataset, tmp_path, method):
+    result = train(settings(tiny_dataset, tmp_path / "run", train__method=method, train__device="cuda"))
+    assert np.isfinite(result.metrics["chamfer_x100"])
+
+
 @pytest.mark.parametrize("method", [method.name for method in METHODS.values() if method.trains_deformation])
 def test_a_run_leaves_what_evaluation_needs(tiny_dataset, tmp_path, method):
     config = settings(tiny_dataset, tmp_path / "run", train__method=method)

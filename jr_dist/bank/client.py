@@ -16,6 +16,7 @@ from jr_dist.bank.desk import Request, ShardDesk
 from jr_dist.bank.layout import BankLayout, cut
 from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.bank.shard import BankShard, Proposal, Update
+from jr_dist.data.transfer import to_device
 from jr_dist.locations import AnyPath
 
 
@@ -53,6 +54,10 @@ class Codes:
         width = self.part_code.shape[1]
         padded = self.part_code.new_zeros(len(self.rows) * self.max_parts, width)
         return padded.index_copy(0, self.part_slot, self.part_code).view(len(self.rows), self.max_parts, width)
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Those of the leaves that a loss reached."""
+        return {name: leaf.grad for name, leaf in self.leaves().items() if leaf.grad is not None}
 
     def leaves(self) -> dict[str, Tensor]:
         """The tensors that gradients are pushed for."""
@@ -166,19 +171,18 @@ class BankClient:
         """The codes of the unique sources `rows`, ascending, as leaf tensors that require gradients."""
         return self.begin_pull(rows, device)()
 
-    def push(self, codes: Codes, num_targets: int, update: Update) -> None:
-        """Send the gradients of this rank's step; each shard applies the step when all ranks have pushed.
+    def push(self, rows: np.ndarray, gradients: Mapping[str, np.ndarray], num_targets: int, update: Update) -> None:
+        """Send the gradients of this rank's step, of the codes of `rows`, by the names of `Codes.leaves`.
 
-        A leaf that no loss of this step reached has no gradient and does not move.
+        Each shard applies the step when all ranks have pushed. What has no gradient does not move.
         """
-        gradients = {name: _numpy(leaf.grad) for name, leaf in codes.leaves().items() if leaf.grad is not None}
-        parts = np.concatenate([[0], np.cumsum(self.layout.parts_of(codes.rows)[0])])
-        for i, own in self._split(codes.rows, every=True):
+        parts = np.concatenate([[0], np.cumsum(self.layout.parts_of(rows)[0])])
+        for i, own in self._split(rows, every=True):
             of_parts = slice(int(parts[own.start]), int(parts[own.stop]))
             of_shard = {name: values[of_parts if name == "part_code" else own] for name, values in gradients.items()}
-            arguments = (self.version, self._rank, codes.rows[own], of_shard, num_targets, update)
+            arguments = (self.version, self._rank, rows[own], of_shard, num_targets, update)
             self._unconfirmed.append(self._send(i, "push", *arguments))
-        self.rows_pushed += len(codes.rows)
+        self.rows_pushed += len(rows)
         self.version += 1
 
     # ---- state ----------------------------------------------------------------------------------------------------
@@ -236,10 +240,10 @@ class BankClient:
     def _codes(self, rows: np.ndarray, answers: list[dict[str, np.ndarray]], device: torch.device | str) -> Codes:
         # Runs of ascending rows, one after another, are the ascending rows. What came by Ray can't be written to.
         joined = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
-        pulled = {name: torch.from_numpy(values).to(device).requires_grad_() for name, values in joined.items()}
+        pulled = {name: to_device(torch.from_numpy(values), device).requires_grad_() for name, values in joined.items()}
         return Codes(
             rows=rows,
-            part_slot=torch.from_numpy(padded_slots(self.layout, rows, self.max_parts)).to(device),
+            part_slot=to_device(torch.from_numpy(padded_slots(self.layout, rows, self.max_parts)), device),
             max_parts=self.max_parts,
             embedding=pulled.get("embedding"),
             **{name: pulled[name] for name in ("global_code", "part_code", "retrieval_weight", "fit_scale")},

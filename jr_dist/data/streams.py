@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -22,6 +22,7 @@ from jr_dist.data.schema import tensor
 from jr_dist.data.shown import whole_targets
 from jr_dist.data.source_rows import SourcePlan, blocks_of_sources, source_plan
 from jr_dist.data.step_plan import StepPlan, blocks_of
+from jr_dist.data.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class TargetBatch:
     shown: Tensor  # what encoders see of it: points [B, E, 3] float32, or pictures [B, 3, S, S] uint8
     scale: Tensor  # [B] float32, the unit of these frames in that of the whole: 1 where all is seen
     origin: Tensor  # [B, 3] float32, where the whole's frame has its origin in these: 0 where all is seen
+
+    def on(self, device: torch.device) -> TargetBatch:
+        """The same batch with its tensors there, or on their way there."""
+        names = ("points", "shown", "scale", "origin")
+        return replace(self, **{name: to_device(getattr(self, name), device) for name in names})
 
 
 def target_batches(plan: StepPlan, steps: range, progress: bool = False) -> Iterator[TargetBatch]:

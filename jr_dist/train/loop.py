@@ -103,7 +103,8 @@ def run_training(
     journal = _journal(run, schedule, state, began) if group.rank == 0 else nullcontext()
     effective: list[tuple[float, float]] = []  # of P_R and p_fit, in the steps of soft retrieval since a validation
     ahead, stopped = config.bank.lookahead, False
-    stream = times.waited_for(batches(dataset, config, group, state.step, schedule.num_steps - state.step + ahead))
+    read = batches(dataset, config, group, state.step, schedule.num_steps - state.step + ahead)
+    stream = times.waited_for(batch.on(state.device) for batch in read)
     with journal as log:
         for batch, following in pairwise(stream) if ahead else zip(stream, repeat(None)):
             assert batch.step == state.step, (batch.step, state.step)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from jr_dist.bank.client import Codes
+from jr_dist.data.transfer import to_device
 from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.deformed import DeformedLosses, deformed_losses
 from jr_dist.geometry.part_geometry import PartGeometry
@@ -51,7 +52,7 @@ def pair_up(candidate_rows: np.ndarray, device: torch.device) -> Pairs:
     num_targets, k = candidate_rows.shape
     return Pairs(
         rows=rows,
-        source_index=torch.from_numpy(inverse.reshape(-1)).to(device),
+        source_index=to_device(torch.from_numpy(inverse.reshape(-1)), device),
         target_index=torch.arange(num_targets, device=device).repeat_interleave(k),
         shape=(num_targets, k),
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,13 +63,14 @@ def joint_step(
 
     The rate is the learning rate of this step, for dense weights and codes alike. A method may have another loss in the
     place of Eq. 2, and a supervision of the deformation module beside Eq. 4. Raises `FloatingPointError` where a loss
-    is not finite, before anything has moved.
+    is not finite, before anything has moved. On a GPU the host waits once, for all that it reads of the step (`move`).
     """
     config = state.config
-    points, shown = batch.points.to(state.device), batch.shown.to(state.device)
+    batch = batch.on(state.device)
+    points, shown, origin = batch.points, batch.shown, batch.origin
     # Targets seen in part come in frames of their own: losses count in the unit of the whole, and the mirror plane of a
     # target is where the whole has it.
-    unit, origin = batch.scale.to(state.device)[:, None] ** 2, batch.origin.to(state.device)
+    unit = batch.scale[:, None] ** 2
 
     candidates = draw.candidates()
     pairs = pair_up(candidates.rows, state.device)
@@ -78,7 +80,9 @@ def joint_step(
     # Eq. 2 sends no gradient into the deformation module, so a step of retrieval alone needs none there.
     with nullcontext() if plan.deformation else torch.no_grad():
         predicted = predict(state, codes, geometry, shown, pairs)
-        check_finite(state.step, "deformed boxes", predicted.centre + predicted.half_extent)
+        boxes = predicted.centre + predicted.half_extent
+        if state.device.type == "cpu":  # the search refuses what is not finite; on a GPU `move` looks, with all else
+            check_finite(state.step, "deformed boxes", bool(np.isfinite(boxes.detach().numpy()).all()))
         plane = origin[pairs.target_index] if plan.deformation else None
         losses = predicted.losses(points, pairs.target_index, origin=plane)
         fitting = losses.fitting.view(pairs.shape) * unit
@@ -108,8 +112,9 @@ def joint_step(
         loss = loss + loss_embedding
         logged |= more | {"loss_embedding": loss_embedding.detach()}
     first = state.fit_scale_start if fit_scale_start is None else None
-    move(state, codes, loss, rate, num_targets=len(points), fit_scale=first)
-    return {name: float(value) for name, value in logged.items()} | {"nearest": candidates.nearest}
+    finite = {} if state.device.type == "cpu" else {"deformed boxes": boxes}
+    read = move(state, codes, loss, rate, num_targets=len(points), logged=logged, finite=finite, fit_scale=first)
+    return read | {"nearest": candidates.nearest}
 
 
 def probability_of_fit(state: TrainState, codes: Codes, fitting: Tensor, pairs: Pairs) -> Tensor:

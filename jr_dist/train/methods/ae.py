@@ -33,8 +33,10 @@ def step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, dra
         assert networks.decoder is not None, "networks of ae have a decoder"
         decoded = networks.decoder(networks.retrieval_encoder(torch.cat([seen, sources[:, : seen.shape[1]]])))
         loss = chamfer(decoded, torch.cat([points, sources])).mean()
-    move(state, None, loss, rate, num_targets=len(batch.rows))
-    return {"loss_reconstruction": float(loss.detach()), "nearest": np.empty(0, np.int64)}
+    logged = {"loss_reconstruction": loss.detach()}
+    return move(state, None, loss, rate, num_targets=len(batch.rows), logged=logged) | {
+        "nearest": np.empty(0, np.int64)
+    }
 
 
 AE = Method(

@@ -17,6 +17,7 @@ from torch import Tensor
 from jr_dist.bank.client import Codes
 from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset
+from jr_dist.data.transfer import to_device
 from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.models.refine import Refinement, refine
@@ -77,21 +78,22 @@ def step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, dra
     codes = state.bank.pull(columns, state.device)
     shown = batch.shown
     if labels.num_versions > 1:
-        shown = stretched(shown, stretch_factors(batch.rows, labels.num_versions)).flatten(0, 1)
+        factors = to_device(stretch_factors(batch.rows, labels.num_versions), shown.device)
+        shown = stretched(shown, factors).flatten(0, 1)
     squared = _squared_distances(state, codes, shown.to(state.device))
     label = torch.from_numpy(labels.take(labels.versions(batch.rows), columns)).to(state.device)
     sigma0 = config.labels.sigma0
     loss = label_loss(squared, label, sigma=sigma0, scale=wanted.scale)
     if not plan.retrieval:
         loss = loss.detach()
-    move(state, codes, loss, rate, num_targets=len(batch.rows))
     found = squared.detach()[:: labels.num_versions]  # of the targets as they are
-    return {
-        "loss_embedding": float(loss.detach()),
-        "effective_candidates": float(effective_number(soft_retrieval(found, sigma0)).mean()),
-        "effective_fit": float(effective_number(label_probability(label[:: labels.num_versions], wanted.scale)).mean()),
-        "nearest": columns[found.argmin(dim=1).cpu().numpy()],
+    logged = {
+        "loss_embedding": loss.detach(),
+        "effective_candidates": effective_number(soft_retrieval(found, sigma0)).mean(),
+        "effective_fit": effective_number(label_probability(label[:: labels.num_versions], wanted.scale)).mean(),
     }
+    read = move(state, codes, loss, rate, num_targets=len(batch.rows), logged=logged)
+    return read | {"nearest": columns[found.argmin(dim=1).cpu().numpy()]}
 
 
 def fitted(

@@ -95,8 +95,10 @@ def step(state: TrainState, batch: TargetBatch, plan: StepPlan, rate: float, dra
         found = state.networks.retrieval_encoder(batch.shown.to(state.device))
         place = state.of_targets[torch.from_numpy(batch.rows)].to(state.device)
         loss = squared_distance(found, place, torch.ones_like(place)).mean()
-    move(state, None, loss, rate, num_targets=len(batch.rows))
-    return {"loss_embedding": float(loss.detach()), "nearest": np.empty(0, np.int64)}
+    logged = {"loss_embedding": loss.detach()}
+    return move(state, None, loss, rate, num_targets=len(batch.rows), logged=logged) | {
+        "nearest": np.empty(0, np.int64)
+    }
 
 
 def _place_sources(state: TrainState, landmarks: np.ndarray, place: Callable[[Tensor], np.ndarray]) -> None:
