@@ -1,7 +1,8 @@
 # Each target does its own set-up; all they need is Python >= 3.11, pip and make.
 #   make quickstart   the whole story on procedural furniture, in minutes
 #   make test         everything (at most an hour on two cores); make test-fast leaves out the slow ones
-#   make bench        the benchmarks, quick form;  make lint  what a commit must pass
+#   make bench        docs/benchmarks.md measured anew, on processors: less than 10 minutes of an idle machine
+#   make bench-gpu    what of it needs a GPU;  make lint  what a commit must pass
 #   make scaling      the measurements of docs/scaling.md: 20 minutes of an idle machine
 # The environment is the folder .venv, or the one that JR_VENV names.
 
@@ -14,9 +15,17 @@ PYTHON := $(JR_VENV)/bin/python
 BASE_PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 
-BENCHMARKS := chamfer chamfer_gpu gpu_resources step step_gpu oracle ido streams segmentation real_fit bank render masks image_streams
+BENCHMARKS := chamfer step epoch oracle ido bank render ingest fit gpu_resources
+GPU_BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/*_gpu.py)))
+# What of a benchmark is measured here; one that fails leaves the others and the page to be made.
+WORK_bank := --work propose,against_sparse_adam,encoding
+define measure
+@failed=; $(foreach name,$(1),echo "== $(name)"; OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PYTHON) \
+	benchmarks/$(name).py $(2) $(WORK_$(name)) --csv docs/results/benchmarks/$(name).csv || failed="$$failed $(name)";) \
+	$(PYTHON) benchmarks/page.py || exit 1; test -z "$$failed" || { echo "error: failed:$$failed" >&2; exit 1; }
+endef
 
-.PHONY: quickstart test test-fast bench scaling lint format environment shared-environment
+.PHONY: quickstart time-quickstart test test-fast bench bench-gpu scaling lint format environment shared-environment
 
 quickstart: environment
 	@$(PYTHON) -m jr_dist.quickstart
@@ -28,7 +37,16 @@ test-fast: environment
 	@$(PYTHON) -m pytest -m "not slow"
 
 bench: environment
-	@for name in $(BENCHMARKS); do echo "== $$name"; $(PYTHON) benchmarks/$$name.py --quick || exit 1; done
+	$(call measure,$(BENCHMARKS),--quick)
+
+# make time-quickstart LABEL=after, and of another clone: make time-quickstart LABEL=before CLONE=../older
+time-quickstart: environment
+	@$(PYTHON) benchmarks/time_quickstart.py --label $(LABEL) $(if $(CLONE),--clone $(CLONE)) \
+		--csv docs/results/benchmarks/quickstart.csv
+	@$(PYTHON) benchmarks/page.py
+
+bench-gpu: environment
+	$(call measure,$(GPU_BENCHMARKS),)
 
 scaling: environment
 	@$(PYTHON) benchmarks/workers.py --csv docs/results/workers.csv

@@ -1,6 +1,6 @@
 """The bank of codes: drawing, sending, updating, waiting for it, holding it.
 
-    python benchmarks/bank.py [--quick] [--json FILE] [--threads T]
+    python benchmarks/bank.py [--quick] [--work propose,files] [--csv FILE] [--json FILE] [--threads T]
 
 Default widths (G = 256, D = 256, C = 32), 8 parts a source, adam; 160 sources a step. Measured:
 
@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from bank_scan import propose
 from bank_wait import wait_share
-from harness import Record, finish, interleaved, machine, parser, progress, ratio
+from harness import Record, compared, finish, interleaved, machine, parser, progress, ratio
 from torch import Tensor, nn
 
 from jr_dist.bank.actors import running_shards
@@ -48,6 +48,7 @@ from jr_dist.bank.optimiser import RowOptimiser
 from jr_dist.bank.shard import BankShard, Update
 from jr_dist.cluster import connect
 from jr_dist.config import ClusterConfig, load_config
+from jr_dist.data.transfer import read
 from jr_dist.train.embedding import ENCODER_CHUNK
 from jr_dist.train.state import build_networks
 
@@ -125,7 +126,8 @@ def _pull_and_push(bank: BankClient, rows: np.ndarray) -> tuple[float, float]:
     pulled = time.perf_counter() - start
     give(codes, gradients_of(codes))
     start = time.perf_counter()
-    bank.push(codes, BATCH_SIZE, Update(RATE))
+    [gradients] = read(codes.gradients())
+    bank.push(codes.rows, gradients, BATCH_SIZE, Update(RATE))
     bank.settle()
     return pulled, time.perf_counter() - start
 
@@ -174,7 +176,8 @@ def against_sparse_adam(quick: bool) -> list[Record]:
     def our_step(rows: np.ndarray) -> None:
         codes = bank.pull(rows)
         give(codes, gradients)
-        bank.push(codes, BATCH_SIZE, Update(RATE))
+        [found] = read(codes.gradients())
+        bank.push(codes.rows, found, BATCH_SIZE, Update(RATE))
 
     same = some_rows(rng, num_sources)  # rows that every step touches: the two counts of steps agree
     for _ in range(5):
@@ -192,9 +195,9 @@ def against_sparse_adam(quick: bool) -> list[Record]:
         rounds,
     )
     ours_bytes = shard_bytes(layout, range(layout.num_blocks), ADAM.num_slots)
-    milliseconds = median(seconds["ours"]) / num_steps * 1e3
+    times = [[1e3 * s / num_steps for s in seconds[name]] for name in ("ours", "theirs")]
     return [
-        Record("bank.step_vs_sparse_adam", milliseconds, "ms", "SparseAdam", ratio(seconds["ours"], seconds["theirs"])),
+        compared("bank.step_vs_sparse_adam", "ms", "SparseAdam", *times),
         Record("bank.memory_vs_sparse_adam", ours_bytes / 1e9, "GB", "SparseAdam", theirs.nbytes / ours_bytes),
     ]
 
@@ -270,17 +273,26 @@ def _resident(name: str) -> int:
 
 def main() -> None:
     """Measure, print, write."""
-    options = parser(__doc__).parse_args()
+    here = [propose, against_sparse_adam, files, encoding]
+    here += [memory] if sys.platform == "linux" else []  # it is read from /proc
+    by_actors = [transfer, wait_share]
+    arguments = parser(__doc__)
+    names = [measure.__name__ for measure in (*here, *by_actors)]
+    arguments.add_argument("--work", default=",".join(names), metavar="A,B", help=f"of {', '.join(names)} [all]")
+    options = arguments.parse_args()
+    chosen = options.work.split(",")
+    if unknown := set(chosen) - set(names):
+        arguments.error(f"--work {', '.join(sorted(unknown))}: allowed are {', '.join(names)}")
     torch.set_num_threads(options.threads)
     print(machine(options.threads) + "; wall time where several processes work")
     records = []
-    in_this_process = (propose, against_sparse_adam, files, encoding)
-    for measure in (*in_this_process, *([memory] if sys.platform == "linux" else [])):  # memory is read from /proc
-        records += measure(options.quick)
-    with connect(ClusterConfig(num_cpus=16, object_store_mb=256), log_to_driver=False):
-        for measure in (transfer, wait_share):
-            records += measure(options.quick)
-    finish(records, options.json)
+    for measure in here:
+        records += measure(options.quick) if measure.__name__ in chosen else []
+    if actors := [measure for measure in by_actors if measure.__name__ in chosen]:
+        with connect(ClusterConfig(num_cpus=16, object_store_mb=256), log_to_driver=False):
+            for measure in actors:
+                records += measure(options.quick)
+    finish(records, options.json, options.csv)
 
 
 if __name__ == "__main__":

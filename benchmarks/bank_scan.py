@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 
 import numpy as np
 import torch
-from harness import Record, interleaved, ratio
+from harness import Record, compared, interleaved, ratio
+from limits import READING, bytes_a_second
 from torch import Tensor
 
 from jr_dist.bank.scan import Scan, ScanCopy, new_scan_copy, scan, set_scan_rows
@@ -67,17 +67,15 @@ def against_torch(rounds: int, num_sources: int = 100_000) -> list[Record]:
     sizes = {"naive": num_sources, "blocked": BLOCK * torch.get_num_threads()}
     contenders: dict[str, Callable[[], object]] = {name: partial(peer, size) for name, size in sizes.items()}
     seconds = interleaved({"ours": partial(ours, copy, targets), **contenders}, rounds)
-    own = median(seconds["ours"]) * 1e3
+    milliseconds = {name: [1e3 * s for s in times] for name, times in seconds.items()}
+    limit = {"limit": 1e3 * copy.values.nbytes / bytes_a_second(), "limit_is": READING}
     return [
-        Record(
-            f"bank.propose_vs_{name}_100k",
-            own,
-            "ms",
-            f"torch, {size} rows at a time",
-            ratio(seconds["ours"], seconds[name]),
+        compared(
+            f"bank.propose_vs_{name}_100k", "ms", f"torch, {size} rows at a time", milliseconds["ours"],
+            milliseconds[name], **limit,
         )
         for name, size in sizes.items()
-    ]
+    ]  # fmt: skip
 
 
 def propose(quick: bool) -> list[Record]:

@@ -1,6 +1,6 @@
 """The chamfer on a GPU against its peers and against the arithmetic of the machine: 160 pairs of 2048 points.
 
-    python benchmarks/chamfer_gpu.py [--quick] [--json FILE]
+    python benchmarks/chamfer_gpu.py [--quick] [--csv FILE] [--json FILE]
 
     chamfer_gpu.vs_two_pass       value and gradient, in ms, and how many times longer the faster of two peers takes
     chamfer_gpu.of_fp32_limit     share of the machine's arithmetic that value and gradient attain
@@ -218,6 +218,7 @@ def main() -> None:
             Record(NAMES[1], distances / here, "", "eight instructions a distance"),
         ],
         options.json,
+        options.csv,
     )
 
 

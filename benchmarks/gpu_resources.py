@@ -1,6 +1,6 @@
-"""What the chamfer's GPU kernels compile to for sm_90 (H100, H200): no GPU is needed.
+"""What the GPU kernels of the chamfer and of IDO compile to for sm_90 (H100, H200): no GPU is needed.
 
-    python benchmarks/gpu_resources.py [--json FILE]
+    python benchmarks/gpu_resources.py [--csv FILE] [--json FILE]
 
 A row a kernel and form: registers of a thread, bytes of shared memory of a program, bytes spilled (stack and local
 memory), all by ptxas; and for the search, whose loop is nearly all of its time, the instructions of that loop for a
@@ -35,7 +35,13 @@ FORMS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "point_gradient_mirror": ("point_gradient", 4, {"MIRROR": True, "OWN": True, "COUNTED": True, "BLOCK": 128}),
     "pull_parts_from_x": ("pull_parts", 1, {"FROM_X": True, "MIRROR": False, "BLOCK": 256}),
     "pull_parts_from_y": ("pull_parts", 1, {"FROM_X": False, "MIRROR": False, "BLOCK": 256}),
+    "lower_bounds": ("lower_bounds", 4, {"SLACK": 1e-5, "FIELD_SLACK": 1.5e-4, "VERTICES": 24, "BLOCK": 256}),
     "pull_parts_mirror": ("pull_parts", 1, {"FROM_X": True, "MIRROR": True, "BLOCK": 256}),
+    "match_parts_from_x": ("match_parts", 1, {"FROM_X": True, "BLOCK": 128}),
+    "match_parts_from_y": ("match_parts", 1, {"FROM_X": False, "BLOCK": 128}),
+    "bounded_step_8": ("bounded_step", 1, {"PARTS": 8, "COLUMNS": 16}),
+    "bounded_step_16": ("bounded_step", 4, {"PARTS": 16, "COLUMNS": 32}),
+    "bounded_step_32": ("bounded_step", 16, {"PARTS": 32, "COLUMNS": 64}),
 }
 #: arguments that are not pointers to float32; those called num_... and span are int32
 KINDS = {
@@ -43,6 +49,7 @@ KINDS = {
         ("part_index", "y_rows", "query_rows", "cloud_rows", "from_x", "from_y", "table", "counts"), "*i64"
     ),
     "indices": "*i32",
+    **dict.fromkeys(("match_sums", "rows", "basis", "step"), "*fp64"),
     **dict.fromkeys(("factor", "factor_counted"), "fp32"),
 }
 
@@ -92,10 +99,12 @@ def longest_loop(disassembly: str) -> Counter[str]:
 
 def resources(name: str) -> dict[str, float]:
     """What one of FORMS takes."""
-    from jr_dist.geometry import chamfer_kernels as kernels
+    from jr_dist.geometry import bound_kernels, chamfer_kernels, matched_kernels
+    from jr_dist.models import step_kernels
 
     kernel, num_warps, known = FORMS[name]
-    code = compiled(getattr(kernels, kernel), num_warps, known)
+    others = {"lower_bounds": bound_kernels, "match_parts": matched_kernels, "bounded_step": step_kernels}
+    code = compiled(getattr(others.get(kernel, chamfer_kernels), kernel), num_warps, known)
     taken = {what: int(value) for what, value in re.findall(r"(\w+):(\d+)", told_of(code, "cuobjdump", "-res-usage"))}
     found: dict[str, float] = {
         "registers": taken["REG"],
@@ -103,7 +112,7 @@ def resources(name: str) -> dict[str, float]:
         "spilled": taken["STACK"] + taken["LOCAL"],
     }
     if kernel == "search":
-        loop, distances = longest_loop(told_of(code, "nvdisasm", "-c")), kernels.CHUNK * kernels.STEP
+        loop, distances = longest_loop(told_of(code, "nvdisasm", "-c")), chamfer_kernels.CHUNK * chamfer_kernels.STEP
         found["instructions"] = loop.total() / distances
         found["arithmetic"] = (loop["FADD"] + loop["FMUL"] + loop["FFMA"]) / distances
     return found
@@ -119,7 +128,7 @@ def main() -> None:
         for name in FORMS:
             for what, value in resources(name).items():
                 records.append(Record(f"gpu_resources.{name}.{what}", value, units.get(what, "")))
-    finish(records, options.json)
+    finish(records, options.json, options.csv)
 
 
 if __name__ == "__main__":

@@ -16,43 +16,58 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
+from records import ROOT, Record, Row, commit_of, origin, write_rows
 
 from jr_dist.atomic import atomic_write
 
-
-@dataclass(frozen=True)
-class Record:
-    """One measurement; `ratio` is how many times faster than `peer`."""
-
-    name: str
-    value: float
-    unit: str
-    peer: str | None = None
-    ratio: float | None = None
+#: of the code that is measured: it may be changed while a benchmark runs
+AT_START = commit_of(ROOT)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """--quick, --json FILE and --threads, which every benchmark here takes."""
-    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """--quick, --csv FILE, --json FILE and --threads, which every benchmark here takes."""
+    result = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        conflict_handler="resolve",  # workers.py has rounds to write, not records
+    )
     result.add_argument(
         "--quick", action="store_true", help="fewer pairs and rounds: a minute or so on an idle machine"
     )
+    result.add_argument("--csv", type=Path, metavar="FILE", help="put the records here, with commit and hardware")
     result.add_argument("--json", type=Path, metavar="FILE", help="write the records here")
     result.add_argument("--threads", type=int, default=1, help="threads of every contender (default: 1)")
     return result
 
 
-def finish(records: list[Record], path: Path | None) -> None:
-    """Print the ratios and write the records."""
+def finish(records: list[Record], path: Path | None, csv: Path | None = None) -> None:
+    """Print the ratios and write the records: as JSON to `path`, into the rows of `csv` that have their names."""
     print(f"\n{'record':36} {'ours':>12}    {'ratio':>8}  peer")
     for record in records:
         ratio = "" if record.ratio is None else f"{record.ratio:.1f}x"
         print(f"{record.name:36} {record.value:12.4g} {record.unit:4}{ratio:>8}  {record.peer or ''}")
     if path:
         atomic_write(path, json.dumps([asdict(record) for record in records], indent=2) + "\n")
+    if csv:
+        measured = origin(torch.get_num_threads(), *AT_START)
+        write_rows(csv, [Row(record, measured) for record in records])
+
+
+def compared(name: str, unit: str, peer: str, ours: list[float], theirs: list[float], **more: Any) -> Record:
+    """A record of two contenders' seconds or milliseconds of the same work, round by round; `more` as of `Record`."""
+    times = [b / a for a, b in zip(ours, theirs, strict=True)]
+    return Record(
+        name, median(ours), unit, peer, median(times), low=min(times), high=max(times), rounds=len(times), **more
+    )
+
+
+def spread(name: str, values: list[float], unit: str) -> Record:
+    """A record of a value alone, measured in some rounds."""
+    return Record(name, median(values), unit, low=min(values), high=max(values), rounds=len(values))
 
 
 def machine(threads: int) -> str:

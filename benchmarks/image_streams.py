@@ -1,6 +1,6 @@
 """Share of a training step that waits for pictures, streamed by Ray Data beside the training on 2 cores.
 
-    python benchmarks/image_streams.py [--quick] [--json FILE]
+    python benchmarks/image_streams.py [--quick] [--csv FILE] [--json FILE]
 
 ResNet-18 at 64 pixels, 16 targets a step, photo augmentation; one process trains with one thread, one task makes the
 pictures. Peer: the same pictures made by the process that trains, in the step, as `train.num_workers 0` has it.
@@ -86,7 +86,7 @@ def main() -> None:
                 Record(f"{images}: share waiting", 100 * share, "%", "made in the step", alone / max(share, 1e-9)),
                 Record(f"{images}: step", step, "s", "made in the step", step_alone / step),
             ]
-    finish(records, arguments.json)
+    finish(records, arguments.json, arguments.csv)
 
 
 if __name__ == "__main__":

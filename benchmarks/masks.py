@@ -1,6 +1,6 @@
 """How well photographs are masked: renders of procedural furniture on backgrounds, against their own alpha.
 
-    python benchmarks/masks.py [--quick] [--json FILE] [--sheet FILE]
+    python benchmarks/masks.py [--quick] [--csv FILE] [--json FILE] [--sheet FILE]
 
 For each kind of background: the mean and the lowest tenth of the intersection over union, the share of masks that reach
 0.9, the confidence, and how many of those with a confidence of 0.6 or more reach 0.9.
@@ -127,7 +127,7 @@ def main() -> None:
             labels.append(f"{kind}: IoU {iou[index]:.2f}, confidence {confidence[index]:.2f}")
     if chosen.sheet:
         contact_sheet(worst, labels, columns=6).save(chosen.sheet)
-    finish(records, chosen.json)
+    finish(records, chosen.json, chosen.csv)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """From a photograph to a deformed model: top-1 on ordinary test views and on renders that are unlike any of training.
 
-    python benchmarks/photos.py RUN [--quick] [--json FILE]
+    python benchmarks/photos.py RUN [--quick] [--csv FILE] [--json FILE]
 
 RUN was trained on pictures in files. Each test target is shown in one view: as rendered; in materials and lights that
 training never has; the same on backgrounds it never has (a wall that fades, a soft shadow, noise, JPEG), masked as
@@ -78,7 +78,7 @@ def main() -> None:
         change = paired_interval(values, found["as trained"], np.random.default_rng(0), resamples=2000, level=0.95)
         print(f"{kind:12} {values.mean():.3f}  {change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]")
         records.append(Record(f"top-1 {kind}", float(values.mean()), "x100"))
-    finish(records, chosen.json)
+    finish(records, chosen.json, chosen.csv)
 
 
 if __name__ == "__main__":

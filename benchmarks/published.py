@@ -3,6 +3,7 @@
 What is kept: a source is its dense matrix A (3N x 6P, float64) with x' = A Pi (p0 + alpha delta); for every step each
 pair's matrices are padded on the host, cast and stacked; the decoder is called once a pair on [global | target | part];
 pairs run candidate by candidate (k-major) with targets repeated; a retrieval step encodes the source of every pair.
+The encoders run as torch's layers, one after the other.
 What is kept in its favour: the decoder's ReLUs and the softmax over candidates are the paper's; a retrieval step sends
 no gradient into the deformation (the published one computes it and throws it away); nothing is refreshed or logged.
 """
@@ -10,13 +11,12 @@ no gradient into the deformation (the published one computes it and throws it aw
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 
 import numpy as np
 import torch
 from chamfer import cdist_loss
 from numba import njit
-from published_source import ALPHA, DenseSource, dense_source, plain_decoder
+from published_source import ALPHA, DenseSource, dense_source, plain_decoder, plain_encoder
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -132,8 +132,8 @@ class PublishedStep:
         chamfer: PairLoss,
     ) -> None:
         self.sources, self.chamfer = sources, chamfer
-        self.deformation_encoder = deepcopy(networks.deformation_encoder)
-        self.retrieval_encoder = deepcopy(networks.retrieval_encoder)
+        self.deformation_encoder = plain_encoder(networks.deformation_encoder)
+        self.retrieval_encoder = plain_encoder(networks.retrieval_encoder)
         self.decoder = plain_decoder(networks.deformation)
         self.global_codes = nn.Parameter(torch.tensor(tables["global_code"]))
         part_codes = torch.tensor(tables["part_code"]).split(num_parts.tolist())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jr_dist.geometry.part_geometry import PartGeometry
+from jr_dist.models.encoders import PointNet
 from jr_dist.models.structure_aware import StructureAwareDeformation
 
 ALPHA = 0.1
@@ -56,3 +57,21 @@ def plain_decoder(deformation: StructureAwareDeformation) -> nn.Sequential:
         first.weight.copy_(torch.cat([part.weight for part in parts], 1))
         first.bias.copy_(module.from_global.bias)
     return nn.Sequential(first, *module.rest)
+
+
+class LayerAfterLayer(nn.Module):
+    """A PointNet of the same weights as torch runs it: product, batch norm and ReLU each in a pass of its own."""
+
+    def __init__(self, encoder: PointNet) -> None:
+        super().__init__()
+        self.point_layers, self.head = deepcopy(encoder.point_layers), deepcopy(encoder.head)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """[M, N, 3] to [M, D]."""
+        features = self.point_layers(points.flatten(0, 1)).view(*points.shape[:2], -1)
+        return self.head(torch.relu(features.max(dim=1).values))
+
+
+def plain_encoder(encoder: nn.Module) -> nn.Module:
+    """The same encoder by torch's own layers; what is no PointNet is copied as it is."""
+    return LayerAfterLayer(encoder) if isinstance(encoder, PointNet) else deepcopy(encoder)

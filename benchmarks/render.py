@@ -1,11 +1,14 @@
 """Pictures a second: one processor with each backend, then the whole pipeline through Ray Data with 1 and 2 actors.
 
-    python benchmarks/render.py [--quick] [--json FILE]
+    python benchmarks/render.py [--quick] [--csv FILE] [--json FILE]
 
 Pictures are 224 x 224, with edges smoothed, of procedural furniture (about 700 triangles) and of dense balls (82,000).
 One processor: rendering alone, the shape loaded. `to PNG` adds the PNG file; `to file` is all that the job does for a
 picture: the shape drawn again and compared with its points, the picture, the PNG, Parquet. The pipeline is what
 `jr-dist render` does when its actors have started. The peer of moderngl is embree, of two actors one.
+
+The limit, and the peer of a picture: Embree alone is asked for the first face that a ray through each pixel meets, the
+rays made beforehand, and for nothing else: no colour, light, smoothed edge, depth or part.
 """
 
 from __future__ import annotations
@@ -17,21 +20,24 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import trimesh
-from harness import Record, finish, interleaved, machine, parser, ratio
+from harness import Record, compared, finish, interleaved, machine, parser
 
 from jr_dist.cluster import connect
 from jr_dist.config import ClusterConfig
 from jr_dist.data.dataset import open_dataset
 from jr_dist.data.part_mesh import PartMesh
+from jr_dist.data.ray_casting import camera_rays
 from jr_dist.data.render_images import FileRenderer, RenderPlan, plan_images
 from jr_dist.data.render_shapes import RenderShape
-from jr_dist.data.render_views import ViewSettings, png, render_view
+from jr_dist.data.render_views import ViewSettings, png, render_view, view_camera
 from jr_dist.data.surface import surface_of
 from jr_dist.data.synthesize.generate import synthesize
 from jr_dist.errors import InputError
 
 VIEWS = 4
+PEER = {"embree": "embree", "rays alone": "Embree, one ray a pixel and nothing else"}
 
 
 def dense() -> RenderShape:
@@ -56,6 +62,16 @@ def drawing(shapes: list[RenderShape], settings: ViewSettings) -> Callable[[], o
     return lambda: [render_view(shape, view, settings) for shape in shapes for view in range(VIEWS)]
 
 
+def rays_alone(shapes: list[RenderShape], settings: ViewSettings) -> Callable[[], object]:
+    """Ask Embree for the first face behind every pixel of the same views, and do nothing else."""
+    asked = [
+        (shape.surface.scene, camera.position(), camera_rays(camera, settings.size).astype(np.float32))
+        for shape in shapes
+        for camera in (view_camera(shape.id, view, settings) for view in range(VIEWS))
+    ]
+    return lambda: [scene.first_hits(*rays) for scene, *rays in asked]
+
+
 def one_processor(plan: RenderPlan, rounds: int, num_shapes: int) -> list[Record]:
     """Rates with the processor to itself: processor time, as `harness.clock` has it."""
     furniture = [plan.shapes["train"].shape(row) for row in range(num_shapes)]
@@ -63,12 +79,18 @@ def one_processor(plan: RenderPlan, rounds: int, num_shapes: int) -> list[Record
     settings = {name: replace(plan.view_settings, backend=name) for name in backends()}
     for kind, shapes in (("furniture", furniture), ("dense", [dense()])):
         contenders = {name: drawing(shapes, own) for name, own in settings.items()}
+        contenders["rays alone"] = rays_alone(shapes, plan.view_settings)
         seconds = interleaved(contenders, rounds)
         count = len(shapes) * VIEWS
         for name, own in seconds.items():
-            peer = "embree" if name != "embree" else None
-            times = ratio(own, seconds["embree"]) if peer else None
-            records.append(Record(f"{kind}, {name}", count / median(own), "/s", peer, times))
+            if name == "rays alone":
+                continue
+            peer = "embree" if name != "embree" else "rays alone"
+            limit = (
+                {"limit": count / median(seconds["rays alone"]), "limit_is": "rays alone"} if name == "embree" else {}
+            )
+            found = compared(f"render.{kind}.{name}", "/s", PEER[peer], own, seconds[peer], **limit)
+            records.append(replace(found, value=count / found.value))
     pictures = [render_view(shape, 0, plan.view_settings).rgba for shape in furniture]
     task = plan.tasks[0]
     draw = drawing(furniture, plan.view_settings)
@@ -82,8 +104,8 @@ def one_processor(plan: RenderPlan, rounds: int, num_shapes: int) -> list[Record
     )
     count = len(furniture) * VIEWS
     both = [one + two for one, two in zip(seconds["png"], seconds["picture"])]
-    records.append(Record("furniture, embree, to PNG", count / median(both), "/s"))
-    records.append(Record("furniture, embree, to file", task.num_pictures / median(seconds["file"]), "/s"))
+    records.append(Record("render.furniture.to_png", count / median(both), "/s"))
+    records.append(Record("render.furniture.to_file", task.num_pictures / median(seconds["file"]), "/s"))
     return records
 
 
@@ -102,7 +124,7 @@ def pipeline(plan: RenderPlan, num_workers: int) -> float:
 def main() -> None:
     """Measure one processor, then the pipeline."""
     arguments = parser(__doc__).parse_args()
-    rounds, num_targets = (3, 160) if arguments.quick else (9, 640)
+    rounds, num_targets = (3, 96) if arguments.quick else (9, 640)
     print(f"{machine(1)}; {', '.join(f'{name}: {what}' for name, what in backends().items())}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dataset"
@@ -113,10 +135,10 @@ def main() -> None:
         with connect(ClusterConfig(num_cpus=2, object_store_mb=256)):
             one, two = pipeline(plan, 1), pipeline(plan, 2)
     records += [
-        Record("pipeline, 1 actor", one, "/s"),
-        Record("pipeline, 2 actors", two, "/s", "1 actor", two / one),
+        Record("render.pipeline.1_actor", one, "/s"),
+        Record("render.pipeline.2_actors", two, "/s", "1 actor", two / one),
     ]
-    finish(records, arguments.json)
+    finish(records, arguments.json, arguments.csv)
 
 
 if __name__ == "__main__":

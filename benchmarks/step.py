@@ -1,10 +1,10 @@
 """A joint training step (B = 16, K = 10, 2048 points) against the published formulation of it (published.py).
 
-    python benchmarks/step.py [--quick] [--json FILE] [--threads T]
+    python benchmarks/step.py [--quick] [--csv FILE] [--json FILE] [--threads T]
 
-Both sides start from the same weights, codes and sources (100 of 4 to 16 parts), use the same encoders and threads and
-take turns. The published formulation has its chamfer once from torch.cdist, once from a compiled brute force in two
-passes. Measured:
+Both sides start from the same weights, codes and sources (100 of 4 to 16 parts), use the same threads and take turns.
+The published formulation runs its encoders by torch's layers, and has its chamfer once from torch.cdist, once from a
+compiled brute force in two passes. Measured:
 
     step.deformation       one update of the deformation module on K random candidates a target
     step.retrieval         one update of the retrieval module
@@ -12,7 +12,7 @@ passes. Measured:
     step.without_encoders  one step of each kind, with the encoders of both sides replaced by a table
     step.without_encoders_vs_two_pass   the same against the compiled brute force
 
---quick takes 2 targets instead of 16, which is harder on us: what does not grow with the pairs weighs more.
+--quick takes one round of what torch.cdist is in.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from harness import Record, clock, finish, interleaved, machine, parser, random_boxes, ratio, sample
+from harness import Record, clock, compared, finish, interleaved, machine, parser, random_boxes, sample
+from limits import PRODUCTS, SEARCH, products_a_second, search_seconds
 from published import PublishedStep, by_cdist, by_two_passes, dense_sources
 from torch import Tensor, nn
 
@@ -38,6 +38,7 @@ from jr_dist.data.dataset import open_dataset, write_dataset
 from jr_dist.data.records import SourceModel
 from jr_dist.data.source_store import SourceStore
 from jr_dist.data.streams import TargetBatch
+from jr_dist.estimates import encoder_macs
 from jr_dist.train.candidates import begin_draw, uniform_candidates
 from jr_dist.train.embedding import refresh_embeddings
 from jr_dist.train.group import Group
@@ -69,7 +70,7 @@ OUR_PARTS = {
     "codes into the bank": ("client.py", "push"),
 }
 THEIR_PARTS = {
-    "encoders, forward": ("encoders.py", "forward"),
+    "encoders, forward": ("published_source.py", "forward"),
     "padding and stacking": ("published.py", "padded"),
     "decoder, a call a pair": ("published.py", "decoded"),
     "chamfer and symmetry": ("published.py", "forward"),
@@ -223,15 +224,7 @@ def measure(store: SourceStore, num_targets: int, rounds: int) -> list[Record]:
         rounds,
         warm_up=False,
     )
-    bare = interleaved(
-        {
-            "ours": lambda: (without.our_step(WEIGHTED), without.our_step(RETRIEVAL)),
-            "cdist": lambda: (without.peer_deformation("cdist"), without.peer_retrieval("cdist")),
-            "two_pass": lambda: (without.peer_deformation("two_pass"), without.peer_retrieval("two_pass")),
-        },
-        rounds,
-        warm_up=False,
-    )
+    bare = {peer: against(without, peer, 3 if peer == "two_pass" else rounds) for peer in without.peers}
     both = [sum(pair) for pair in zip(whole["their deformation"], whole["their retrieval"], strict=True)]
     formulation = "published formulation"
     print("\nWhere the time goes")
@@ -239,31 +232,66 @@ def measure(store: SourceStore, num_targets: int, rounds: int) -> list[Record]:
     breakdown(lambda: (without.our_step(WEIGHTED), without.our_step(RETRIEVAL)), OUR_PARTS, "ours, without encoders")
     breakdown(partial(without.peer_deformation, "two_pass"), THEIR_PARTS, f"{formulation}, deformation, two passes")
     print(f"  {formulation}, one round: deformation {whole['their deformation'][-1]:.1f} s, retrieval "
-          f"{whole['their retrieval'][-1]:.1f} s; without encoders {bare['cdist'][-1]:.1f} s, "
-          f"with the compiled brute force {bare['two_pass'][-1]:.2f} s")  # fmt: skip
-    compared = {
+          f"{whole['their retrieval'][-1]:.1f} s; without encoders {bare['cdist']['theirs'][-1]:.1f} s, "
+          f"with the compiled brute force {bare['two_pass']['theirs'][-1]:.2f} s")  # fmt: skip
+    pairs = {
         "deformation": (whole["our deformation"], whole["their deformation"], "torch.cdist"),
         "retrieval": (whole["our retrieval"], whole["their retrieval"], "torch.cdist"),
         "joint": (whole["our joint"], both, "torch.cdist"),
-        "without_encoders": (bare["ours"], bare["cdist"], "torch.cdist"),
-        "without_encoders_vs_two_pass": (bare["ours"], bare["two_pass"], "two passes"),
+        "without_encoders": (bare["cdist"]["ours"], bare["cdist"]["theirs"], "torch.cdist"),
+        "without_encoders_vs_two_pass": (bare["two_pass"]["ours"], bare["two_pass"]["theirs"], "two passes"),
     }
+    searched = searching(without)
+    products = (1e3 * encoding(num_targets, without.candidates, full) for full in (False, True))
+    limits = dict(zip(("deformation", "retrieval"), products, strict=True))
+    limits |= {"joint": limits["deformation"] + limits["retrieval"]}
     return [
-        Record(f"step.{name}", median(ours) * 1e3, "ms", f"{formulation}, {chamfer}", ratio(ours, theirs))
-        for name, (ours, theirs, chamfer) in compared.items()
-    ]
+        compared(
+            f"step.{name}", "ms", f"{formulation}, {chamfer}", *([1e3 * s for s in times] for times in (ours, theirs)),
+            limit=limits.get(name, searched), limit_is=PRODUCTS if name in limits else SEARCH,
+        )
+        for name, (ours, theirs, chamfer) in pairs.items()
+    ]  # fmt: skip
+
+
+def against(both: Sides, peer: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds of one step of each kind, ours and a peer's."""
+    return interleaved(
+        {
+            "ours": lambda: (both.our_step(WEIGHTED), both.our_step(RETRIEVAL)),
+            "theirs": lambda: (both.peer_deformation(peer), both.peer_retrieval(peer)),
+        },
+        rounds,
+        warm_up=False,
+    )
+
+
+def encoding(num_targets: int, candidates: np.ndarray, retrieval: bool) -> float:
+    """Least seconds of the products of an update's encoder, three forward passes: of targets, and of candidates."""
+    config = load_config(None, {"data.path": "-", "run.path": "-"})
+    shapes = num_targets + retrieval * len(np.unique(candidates))
+    return 3 * shapes * encoder_macs(config, NUM_POINTS) / products_a_second()
+
+
+def searching(both: Sides) -> float:
+    """Least milliseconds of the searches of both updates: fits twice, symmetry, of which one direction will do."""
+    few = torch.from_numpy(both.candidates[:, 0].copy())
+    clouds = both.ours.store.geometry(few.numpy()).points
+    fit = search_seconds(clouds, both.batch.points)
+    symmetry = search_seconds(clouds, clouds * torch.tensor([-1.0, 1.0, 1.0])) / 2
+    return 1e3 * both.candidates.size * (2 * fit + symmetry)
 
 
 def main() -> None:
     """Check that both sides compute the same, measure, print, write."""
     options = parser(__doc__).parse_args()
     torch.set_num_threads(options.threads)
-    num_targets, rounds = (2, 2) if options.quick else (16, 3)
+    num_targets, rounds = 16, 1 if options.quick else 3
     print(f"{num_targets} targets, {NUM_CANDIDATES} candidates, {NUM_SOURCES} sources, {machine(options.threads)}")
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(Path(folder))
         check_equal(sides(store, 2, encoders=True))
-        finish(measure(store, num_targets, rounds), options.json)
+        finish(measure(store, num_targets, rounds), options.json, options.csv)
 
 
 if __name__ == "__main__":

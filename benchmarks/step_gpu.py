@@ -1,6 +1,6 @@
 """A joint training step on a GPU without encoders (B = 16, K = 10, 2048 points) against the published formulation.
 
-    python benchmarks/step_gpu.py [--quick] [--json FILE]
+    python benchmarks/step_gpu.py [--quick] [--csv FILE] [--json FILE]
 
     step_gpu.without_encoders_vs_two_pass   one update of the deformation module and one of the retrieval module
 
@@ -25,7 +25,7 @@ from statistics import median
 import numpy as np
 import torch
 from chamfer_gpu import SHAPES, Nearest, gradient_to, no_gpu, triton_pass
-from harness import Record, finish, parser, random_boxes, ratio, sample
+from harness import compared, finish, parser, random_boxes, sample
 from published_source import ALPHA, dense_source, plain_decoder
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -290,12 +290,11 @@ def main() -> None:
     for name, times in seconds.items():
         print(f"    {name:20} {median(times) * 1e3:9.2f} ms")
     here, there = (
-        [sum(pair) for pair in zip(seconds[f"{whose} deformation"], seconds[f"{whose} retrieval"], strict=True)]
+        [1e3 * sum(pair) for pair in zip(seconds[f"{whose} deformation"], seconds[f"{whose} retrieval"], strict=True)]
         for whose in ("our", "their")
     )
-    finish(
-        [Record(NAME, median(here) * 1e3, "ms", "published formulation, two passes", ratio(here, there))], options.json
-    )
+    measured = [compared(NAME, "ms", "published formulation, two passes", here, there)]
+    finish(measured, options.json, options.csv)
 
 
 if __name__ == "__main__":

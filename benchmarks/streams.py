@@ -1,6 +1,6 @@
 """Training batches through Ray Data: time to the first one and steps a second, 16 targets of 512 points a step.
 
-    python benchmarks/streams.py [--quick] [--json FILE]
+    python benchmarks/streams.py [--quick] [--csv FILE] [--json FILE]
 
 Peer: what one writes with Ray Data alone, `read_parquet(...).iter_torch_batches(local_shuffle_buffer_size=...)` once an
 epoch, on the same files. It shuffles approximately, ends epochs with short batches and starts an execution every epoch;
@@ -107,7 +107,7 @@ def main() -> None:
         Record("stream first batch", warm, "s", "plain Ray Data", plain_first / warm),
         Record("stream", rate, "steps/s", "plain Ray Data", rate / plain),
     ]
-    finish(records, arguments.json)
+    finish(records, arguments.json, arguments.csv)
 
 
 if __name__ == "__main__":
