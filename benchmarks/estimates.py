@@ -1,6 +1,6 @@
 """The constants of jr_dist/estimates.py, which dry runs reckon times and memory with.
 
-    python benchmarks/estimates.py [--quick] [--json FILE]
+    python benchmarks/estimates.py [--quick] [--csv FILE] [--json FILE]
 
 One record for each field of `Measured`. Times are processor time of one thread, of procedural furniture at default
 settings; small things are measured at two sizes, which gives what each costs besides its size. --quick takes one round.
@@ -243,7 +243,7 @@ def main() -> None:
     names = [field.name for field in fields(Measured) if field.name != "machine"]
     assert sorted(values) == sorted(names) and all(map(math.isfinite, values.values()))
     records = [Record(name, values[name], _unit(name)) for name in names]
-    finish(records, arguments.json)
+    finish(records, arguments.json, arguments.csv)
     print(f"\nestimates.py, to copy: {', '.join(f'{name}={values[name]:.3g}' for name in names)}")
 
 

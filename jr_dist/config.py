@@ -187,6 +187,9 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto = cuda where there is one, else cpu"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="what encoders multiply in while they train; all else is float32 either way"
+    )
     seed: int = Field(default=0, ge=0, lt=2**31, description="seed of all that is random: weights, order, candidates")
     validate_every: int = Field(
         default=5, ge=1, description="epochs between two validations; the weights of the best are kept"

@@ -30,8 +30,17 @@ class ImageEncoder(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, name: Name, code: int, *, layers: Layers = "all", freeze_batch_norm: bool = False) -> None:
+    def __init__(
+        self,
+        name: Name,
+        code: int,
+        *,
+        layers: Layers = "all",
+        freeze_batch_norm: bool = False,
+        precision: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
+        self._precision = precision
         self.resnet = getattr(_torchvision_models(), name)(weights=None)
         self.resnet.fc = nn.Linear(self.resnet.fc.in_features, code)
         self.register_buffer("mean", 255 * torch.tensor(MEAN).view(3, 1, 1), persistent=False)
@@ -46,8 +55,15 @@ class ImageEncoder(nn.Module):
         self.train(self.training)
 
     def forward(self, pictures: UInt8[Tensor, "M 3 S S"]) -> Float[Tensor, "M D"]:
-        """Encode M RGB pictures; the normalisation to ImageNet's mean and deviation is done here."""
-        return self.resnet((pictures.to(self.mean.dtype) - self.mean) / self.deviation)
+        """Encode M RGB pictures; the normalisation to ImageNet's mean and deviation is done here.
+
+        In training, convolutions are made in `precision` where one is given; codes are float32.
+        """
+        normed = (pictures.to(self.mean.dtype) - self.mean) / self.deviation
+        if self._precision is None or not self.training:
+            return self.resnet(normed)
+        with torch.autocast(normed.device.type, dtype=self._precision):
+            return self.resnet(normed).to(normed.dtype)
 
     def train(self, mode: bool = True) -> ImageEncoder:
         """As `nn.Module.train`; a batch norm that is frozen stays in evaluation mode."""

@@ -18,7 +18,7 @@ class Networks(nn.Module):
 
     `encoder` encodes targets: "pointnet" their points, a ResNet pictures of them; beside a ResNet `encode_sources` adds
     a PointNet for the points of sources. Retrieval by an autoencoder has a decoder to `decoded_points`. What belongs to
-    one source (codes, metric, sigma_k) is not here but in the bank.
+    one source (codes, metric, sigma_k) is not here but in the bank. In training the encoders multiply in `precision`.
     """
 
     def __init__(
@@ -35,16 +35,19 @@ class Networks(nn.Module):
         freeze_batch_norm: bool = False,
         encode_sources: bool = False,
         decoded_points: int | None = None,
+        precision: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        make: Callable[[int], nn.Module] = partial(PointNet, channels)
+        make: Callable[[int], nn.Module] = partial(PointNet, channels, precision=precision)
         if encoder != "pointnet":
-            make = partial(ImageEncoder, encoder, layers=trained_layers, freeze_batch_norm=freeze_batch_norm)
+            make = partial(
+                ImageEncoder, encoder, layers=trained_layers, freeze_batch_norm=freeze_batch_norm, precision=precision
+            )
         self.deformation_encoder = make(target_code)
         self.retrieval_encoder = make(embedding)
         self.deformation = StructureAwareDeformation(global_code, target_code, part_code, hidden)
         # Drawn last, so that the weights before them are those of the other methods.
-        self.source_encoder = PointNet(channels, embedding) if encode_sources else None
+        self.source_encoder = PointNet(channels, embedding, precision=precision) if encode_sources else None
         self.decoder = None if decoded_points is None else PointDecoder(embedding, decoded_points)
         self._deformation_is_kept = False
 

@@ -112,6 +112,7 @@ def build_networks(config: Config) -> Networks:
         and config.retrieval.source_embedding == "encoder"
         and config.train.method != "mds",
         decoded_points=config.data.num_points if config.train.method == "ae" else None,
+        precision=torch.bfloat16 if config.train.precision == "bfloat16" else None,
     )
 
 
