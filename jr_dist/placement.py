@@ -155,6 +155,14 @@ def room(nodes: Sequence[Node], ask: Ask) -> int:
     return count
 
 
+def sets_at_once(nodes: Sequence[Node], asks: Sequence[Ask], most: int) -> int:
+    """How many whole sets of these processes the empty nodes hold at the same time, `most` at most."""
+    for count in range(most, 0, -1):
+        if place(nodes, [replace(ask, count=count * ask.count) for ask in asks]) is not None:
+            return count
+    return 0
+
+
 def fewest_nodes(node: Node, asks: Sequence[Ask]) -> int | None:
     """How many nodes like this one hold all processes together; None where no number of them does."""
     if any(ask.count and not room([node], replace(ask, count=1)) for ask in asks):

@@ -11,6 +11,7 @@ import uuid
 from collections import Counter
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 from failure_cases import away_from_ray, kill_tree
@@ -31,9 +32,11 @@ from jr_dist.placement import (
     on_gpus,
     place,
     room,
+    sets_at_once,
     threads,
 )
 
+ROOT = Path(__file__).parent.parent
 HALVES = st.integers(0, 16).map(lambda count: count / 2)
 NODES = st.lists(st.builds(Node, HALVES, st.integers(0, 4).map(float)), min_size=1, max_size=8)
 GPUS = st.sampled_from([0.0, 0.25, 0.3, 0.5, 1.0, 2.0])
@@ -114,6 +117,24 @@ def test_training_on_gpu_nodes(num_nodes):
     more = of_training(config_of(train__num_workers=4 * num_nodes + 1), gpus=True)
     assert f"{4 * num_nodes + 1} GPUs" in (problem := lacking(nodes, more) or "")
     assert problem.endswith(f"allowed is {4 * num_nodes}")
+
+
+@given(NODES, ASKS, st.integers(1, 5))
+def test_as_many_whole_sets_run_at_once_as_find_room(nodes, asks, most):
+    def find_room(count: int) -> bool:
+        return place(nodes, [replace(ask, count=count * ask.count) for ask in asks]) is not None
+
+    count = sets_at_once(nodes, asks, most)
+    assert 0 <= count <= most and (count == 0 or find_room(count))
+    assert count == most or not find_room(count + 1)
+
+
+def test_the_quickstart_s_runs_share_what_gpus_there_are():
+    """A worker has a GPU of its own: one GPU has its methods take turns, and without any they train side by side."""
+    config = load_config(ROOT / "configs" / "quickstart.yaml", {"data.path": "-", "run.path": "-"})
+    for gpus, at_once in ((0, 4), (1, 1), (2, 2), (8, 4)):
+        asks = of_training(config, gpus=gpus > 0)
+        assert sets_at_once([Node(4.0, float(gpus))], asks, 4) == at_once
 
 
 def test_training_without_ray_asks_for_nothing_and_one_shard_stays_with_its_worker():

@@ -34,7 +34,7 @@ from jr_dist.data.streams import TargetBatch, local_target_batches, source_batch
 from jr_dist.errors import InputError
 from jr_dist.locations import AnyPath, StoreAwayError, UriPath, as_path
 from jr_dist.log import say
-from jr_dist.placement import Ask, of_training, on_gpus, threads
+from jr_dist.placement import Ask, of_training, on_gpus, sets_at_once, threads
 from jr_dist.stop import StoppedError, asked_to_stop
 from jr_dist.storage import resolve
 from jr_dist.train.checkpoint import saved_step
@@ -130,18 +130,20 @@ def _reporting(config: Config, run: AnyPath) -> Iterator[None]:
 
 
 def train_side_by_side(configs: Sequence[Config]) -> list[TrainResult]:
-    """Train several runs at the same time in one Ray session, each as `train` does; the results in the order given.
+    """Train several runs in one Ray session, each as `train` does; the results in the order given.
 
-    A small run can't keep many processors busy by itself. All settings are checked before the first run starts. Raises
-    what the first run to fail raises.
+    A small run can't keep many processors busy by itself: as many run at the same time as the session has room for,
+    processors and GPUs. All settings are checked before the first run starts. Raises what the first run to fail raises.
     """
     configs = [with_absolute_paths(config) for config in configs]
     for config in configs:
         check(config)
     with connect(configs[0].cluster):
-        # The drivers only wait; the processors belong to their workers.
-        driver = ray.remote(num_cpus=0, max_retries=0)(_train_beside)
-        return ray.get([driver.remote(config, len(configs)) for config in configs])
+        nodes = cluster_nodes()
+        room = min(sets_at_once(nodes, _asks(config), len(configs)) for config in configs)
+        # Where there is room for none, the first one says so.
+        ended = {place: ray.get(result) for place, result in _beside(configs, max(1, room))}
+    return [ended[place] for place in range(len(configs))]
 
 
 def train_each(configs: Sequence[Config], *, at_once: int = 1) -> Iterator[tuple[int, Exception | None]]:
@@ -155,14 +157,21 @@ def train_each(configs: Sequence[Config], *, at_once: int = 1) -> Iterator[tuple
             yield place, _outcome(lambda config=config: train(config))
     elif configs:
         with connect(configs[0].cluster):
-            driver = ray.remote(num_cpus=0, max_retries=0)(_train_beside)
-            waiting, running = list(range(len(configs))), {}
-            while waiting or running:
-                while waiting and len(running) < at_once:
-                    place = waiting.pop(0)
-                    running[driver.remote(configs[place], at_once)] = place
-                [ended], _ = ray.wait(list(running), num_returns=1)
-                yield running.pop(ended), _outcome(lambda ended=ended: ray.get(ended))
+            for place, result in _beside(configs, at_once):
+                yield place, _outcome(lambda result=result: ray.get(result))
+
+
+def _beside(configs: Sequence[Config], at_once: int) -> Iterator[tuple[int, ray.ObjectRef]]:
+    """Each run's place and result as it ends."""
+    # The drivers only wait; the processors belong to their workers.
+    driver = ray.remote(num_cpus=0, max_retries=0)(_train_beside)
+    waiting, running = list(range(len(configs))), {}
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            place = waiting.pop(0)
+            running[driver.remote(configs[place], at_once)] = place
+        [ended], _ = ray.wait(list(running), num_returns=1)
+        yield running.pop(ended), ended
 
 
 def _outcome(work: Callable[[], Any]) -> Exception | None:
