@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,7 +10,9 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +34,7 @@ from jr_dist.data.dataset import open_dataset
 from jr_dist.data.source_store import SourceStore
 from jr_dist.data.synthesize.generate import synthesize
 from jr_dist.errors import InputError
-from jr_dist.train.checkpoint import load_checkpoint, restore, save_checkpoint
+from jr_dist.train.checkpoint import MANIFEST, load_checkpoint, restore, save_checkpoint, saved_step
 from jr_dist.train.group import Group
 from jr_dist.train.run_directory import LAST, checkpoint_path, claim
 from jr_dist.train.state import new_state
@@ -117,6 +120,31 @@ def test_other_settings_are_named_and_nothing_is_overwritten(copied, tiny_datase
     with pytest.raises(InputError, match=said):
         train(here(tiny_dataset, copied, **overrides))
     assert (bytes_of(copied), reasons_of(copied)) == before
+
+
+def by_another_release(run: Path, of_train: Callable[[dict[str, Any]], object]) -> None:
+    """Its last checkpoint, as it was written where there were other settings of training."""
+    path = checkpoint_path(run, LAST) / MANIFEST
+    manifest = json.loads(path.read_text())
+    of_train(manifest["config"]["train"])
+    del manifest["sha256"]
+    manifest["sha256"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_run_from_before_there_was_a_setting_goes_on_with_its_default(copied, tiny_dataset):
+    by_another_release(copied, lambda settings: settings.pop("precision"))
+    with pytest.raises(InputError, match=r"train\.precision float32, now it is bfloat16; allowed is the same value"):
+        train(here(tiny_dataset, copied, train__precision="bfloat16"))
+    step = saved_step(copied)
+    train(here(tiny_dataset, copied))
+    assert saved_step(copied) > step
+
+
+def test_a_run_with_a_setting_that_is_gone_is_refused(copied, tiny_dataset):
+    by_another_release(copied, lambda settings: settings.update(gone=3))
+    with pytest.raises(InputError, match=r"was trained with train\.gone 3, now it is None"):
+        train(here(tiny_dataset, copied))
 
 
 @pytest.mark.parametrize("num_sources", [12, 13], ids=["other models", "one more source"])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from jr_dist.array_files import read_arrays, write_arrays
 from jr_dist.config import Config
@@ -184,6 +186,9 @@ def check_same_run(
             f"checkpoint {path} was trained on another dataset (hash {manifest['dataset_hash'][:12]}, this one has "
             f"{dataset_hash[:12]}); allowed is the same dataset; set data.path to it, or name a new run.path"
         )
+    with suppress(ValidationError):  # of another release; what it had and we have not is named below
+        # settings that came later were what is the default now
+        manifest = manifest | {"config": Config.model_validate(manifest["config"]).model_dump(mode="json")}
     then, now = (_compared(tree) for tree in (manifest["config"], config.model_dump(mode="json")))
     then, now = ({k: v for k, v in flat.items() if matters(k, config.train.method)} for flat in (then, now))
     for name in sorted(then.keys() | now.keys()):
