@@ -30,6 +30,7 @@ FORMS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "search_one_tile": ("search", 1, {"DEFORM": True, "MIRROR": False, "TWO_SIDED": True, "num_tiles": 1}),
     "resolve": ("resolve", 4, {"MIRROR": False, "BLOCK": 128}),
     "resolve_mirror": ("resolve", 4, {"MIRROR": True, "BLOCK": 128}),
+    "row_means": ("row_means", 4, {"BLOCK": 128}),
     "count_pulls": ("count_pulls", 4, {"MIRROR": False, "BLOCK": 128}),
     "point_gradient": ("point_gradient", 4, {"MIRROR": False, "OWN": True, "COUNTED": True, "BLOCK": 128}),
     "point_gradient_mirror": ("point_gradient", 4, {"MIRROR": True, "OWN": True, "COUNTED": True, "BLOCK": 128}),

@@ -115,9 +115,7 @@ class NothingWaits(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         name = str(func)
         assert not any(word in name for word in ("linalg", "cholesky", "lu_", "triangular")), name
-        devices = {
-            leaf.device.type for leaf in tree_leaves((args, out)) if isinstance(leaf, torch.Tensor) and leaf.ndim
-        }
+        devices = {leaf.device.type for leaf in tree_leaves((args, out)) if isinstance(leaf, torch.Tensor)}
         assert devices <= {"cuda"}, f"{name} goes between {devices}"
         return out
 
@@ -168,7 +166,7 @@ def test_an_iteration_never_waits_for_the_gpu(monkeypatch, how):
 
 
 @compiled
-@pytest.mark.parametrize("waits", ["item", "nonzero", "mask", "solver", "host"])
+@pytest.mark.parametrize("waits", ["item", "nonzero", "mask", "solver", "host", "scalar", "number"])
 def test_what_waits_would_be_noticed(monkeypatch, waits):
     errors = (DataDependentOutputException, DynamicOutputShapeException, AssertionError)
     waiting = {
@@ -177,6 +175,8 @@ def test_what_waits_would_be_noticed(monkeypatch, waits):
         "mask": lambda step: step[step > 0],
         "solver": lambda step: torch.linalg.cholesky_ex(step[..., :3]).L,
         "host": lambda step: step.cpu(),
+        "scalar": lambda step: step * torch.tensor(2.0).to(step.device),
+        "number": lambda step: step * torch.tensor(2.0, device=step.device),
     }
     from jr_dist.models import step_triton
 

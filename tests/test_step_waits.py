@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +32,12 @@ JOINT = StepPlan(soft=True, weighted=True, deformation=True, retrieval=True)
 #: operations whose answer, or its size, the host has to know
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::unique_consecutive", "aten::_unique2")
 
+#: what a GPU has kernels of its own for
+OF_THE_CPU = (
+    *("largest_product.py:_tiled", "largest_product.py:_LargestProduct", "boxes.py:_array"),
+    *("chamfer.py:as_array", "chamfer.py:as_order", "chamfer.py:_Chamfer"),
+)
+
 
 class Waits(TorchDispatchMode):
     """Counts them by the function of ours, or torch's optimiser, that asked."""
@@ -41,6 +50,24 @@ class Waits(TorchDispatchMode):
         if func._schema.name in WAITS:
             self.by[_asker()] += 1
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """Counts by function of ours, too, whatever would copy from a GPU without a word to the dispatcher."""
+    by: Counter[str] = Counter()
+
+    def counting(copy: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **how: Any) -> Any:
+            by[_asker()] += 1
+            return copy(*args, **how)
+
+        return counted
+
+    with monkeypatch.context() as patch:
+        for name in ("cpu", "numpy", "tolist", "__array__"):
+            patch.setattr(torch.Tensor, name, counting(getattr(torch.Tensor, name)))
+        yield by
 
 
 def _asker() -> str:
@@ -63,14 +90,16 @@ def a_run(dataset: Path, run: Path, device: str = "cpu", **overrides) -> tuple[T
     return state, next(iter(local_target_batches(plan, range(1))))
 
 
-def test_what_the_host_waits_for(tiny_dataset, tmp_path):
+def test_what_the_host_waits_for(tiny_dataset, tmp_path, monkeypatch):
     """Bounds that are checked on the CPU alone, and adam's count of steps, which is kept on the host."""
     state, batch = a_run(tiny_dataset, tmp_path / "run")
     draw = begin_draw(state, batch, soft=True)
-    with Waits() as waits:
+    with Waits() as waits, copies(monkeypatch) as by:
         joint_step(state, batch, JOINT, 1e-3, draw)
     num_weights = sum(weight.grad is not None for weight in state.networks.parameters())
     assert waits.by == {"chamfer.py:rows_of": 2, "chamfer.py:as_order": 4, "optimizer.py:_get_value": num_weights}
+    # `read`, which is the one wait of a GPU, and forms of the CPU alone: compiled kernels take arrays.
+    assert set(by) == {"transfer.py:read", "step.py:joint_step", *OF_THE_CPU} and by["step.py:joint_step"] == 1
 
 
 @pytest.mark.gpu

@@ -317,3 +317,15 @@ def pull_parts(
         tl.store(at + 3, tl.sum(t0, axis=0))
         tl.store(at + 4, tl.sum(t1, axis=0))
         tl.store(at + 5, tl.sum(t2, axis=0))
+
+
+@triton.jit
+def row_means(values, means, num_columns, BLOCK: tl.constexpr):
+    """The mean of each row in the type of `means`, added in an order that other rows have no say in."""
+    row = tl.program_id(0).to(tl.int64)
+    lanes = tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), means.dtype.element_ty)
+    for first in range(0, num_columns, BLOCK):
+        at = first + lanes
+        total += tl.load(values + row * num_columns + at, mask=at < num_columns, other=0.0).to(total.dtype)
+    tl.store(means + row, tl.sum(total, 0) / num_columns)

@@ -105,9 +105,9 @@ def deformed_matches(
     parts, y = Parts(*(tensor.contiguous() for tensor in parts)), y.contiguous()
     moved = torch.empty_like(parts.points)
     there, back = _looks(moved, y, rows, two_sided=True, parts=parts)
-    loss, sums = back.distances.double().mean(1), _match_sums(moved, parts, back, from_x=False)
+    loss, sums = _means(back, torch.float64), _match_sums(moved, parts, back, from_x=False)
     if two_sided:
-        loss = loss + there.distances.double().mean(1)
+        loss = loss + _means(there, torch.float64)
         sums = sums + _match_sums(moved, parts, there, from_x=True)
     return loss, sums
 
@@ -172,8 +172,16 @@ def _resolve(queries, query_rows, cloud, cloud_rows, table, *, mirror: bool = Fa
 
 
 def _value(looks: list[Neighbours]) -> Tensor:
-    there, *back = (look.distances.mean(1) for look in looks)
+    there, *back = (_means(look, torch.float32) for look in looks)
     return there + back[0] if back else there
+
+
+def _means(look: Neighbours, dtype: torch.dtype) -> Tensor:
+    """Of the distances of each pair. torch's own sum groups a row by how many rows there are: a pair's bits with it."""
+    num_pairs, num_queries = look.distances.shape
+    means = look.distances.new_empty(num_pairs, dtype=dtype)
+    launch(kernels.row_means, num_pairs, look.distances, means, num_queries, BLOCK=_QUERIES, num_warps=4)
+    return means
 
 
 def _point_gradient(there: Neighbours | None, back: Neighbours | None, *, mirror: bool = False) -> Tensor:

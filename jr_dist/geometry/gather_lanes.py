@@ -27,7 +27,7 @@ def load_integers(typing_context, array, offset):
 @operation
 def gather(typing_context, array, index):
     """array[index] of a contiguous vector of float32 or int32, lane by lane; nothing checks its bounds."""
-    lanes = floats if array.dtype == types.float32 else integers
+    lanes = {types.float32: floats, types.int32: integers}[array.dtype]
 
     def emit(context, builder, signature, arguments):
         start = _data(context, builder, array, arguments[0])

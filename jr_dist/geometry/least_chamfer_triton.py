@@ -2,10 +2,9 @@
 
 A bound costs some fiftieth of a comparison. Sources are compared in rounds: first those that are likely the best, then
 by their bounds, ascending, twice as many a round, until no bound is below a target's k-th best. The host waits once a
-round, to learn how many pairs there are. All is in float32: a bound saves more than fewer bits would, and is exact.
+round, to learn how many pairs there are, and at both ends. All is in float32: a bound saves more than fewer bits would,
+and is exact.
 """
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from jr_dist.geometry import bound_kernels as kernels
 from jr_dist.geometry import least_chamfer_kernels as on_cpu
 from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.chamfer import chamfer
-from jr_dist.geometry.chamfer_triton import neighbours
+from jr_dist.geometry.chamfer_triton import launch, neighbours
 from jr_dist.geometry.distance_field import ROUNDING
 from jr_dist.geometry.distance_field import SLACK as FIELD_SLACK
 from jr_dist.geometry.part_geometry import PartGeometry
@@ -56,9 +55,10 @@ def least_on_device(
     bounds = lower_bounds(geometry, targets, centre, half_extent)
     likely = max(known.shape[1], _FIRST)
     order, bounds = _turns(torch.from_numpy(visits).to(targets.device), bounds, likely)
-    best = torch.from_numpy(known).to(targets)
+    first = best = torch.from_numpy(known).to(targets)
+    sound = torch.ones((), dtype=torch.bool, device=targets.device)
+    compared = torch.zeros(len(targets), dtype=torch.int64, device=targets.device)
     values = torch.full(order.shape, torch.inf, device=targets.device)
-    num_compared = np.zeros(len(targets), np.int64)
     start, width = 0, likely
     while start < order.shape[1]:
         turn = slice(start, start + width)
@@ -68,11 +68,13 @@ def least_on_device(
             break
         source = order[:, turn][target, place]
         found = _compared(geometry, targets, centre, half_extent, target, source)
-        _check_finite("sources after deformation", found)
+        sound &= torch.isfinite(found).all()
         values[target, source] = found
-        best = torch.cat([torch.from_numpy(known).to(targets), values], dim=1).topk(known.shape[1], largest=False)[0]
-        num_compared += in_doubt.sum(1).cpu().numpy()
+        best = torch.cat([first, values], dim=1).topk(known.shape[1], largest=False)[0]
+        compared += in_doubt.sum(1)
         start, width = start + width, 2 * width
+    _check("sources after deformation", sound)
+    num_compared = compared.cpu().numpy()
     work = np.zeros((len(targets), on_cpu.NUM_COUNTS), np.int64)
     work[:, on_cpu.BY_FIELD] = (visits >= 0).sum(1) - num_compared
     work[:, on_cpu.SEARCHED] = num_compared * (geometry.points.shape[1] + targets.shape[1])
@@ -94,10 +96,7 @@ def lower_bounds(
     arguments = [tensor.contiguous() for tensor in (*source, *boxes, targets, *_fields(targets))]
     sizes = (bounds.shape[1], geometry.points.shape[1], targets.shape[1], centre.shape[2])
     forms = {"SLACK": _SLACK, "FIELD_SLACK": float(FIELD_SLACK), "VERTICES": _VERTICES, "BLOCK": _BLOCK}
-    kernel: Any = kernels.lower_bounds
-    if bounds.numel():
-        with torch.cuda.device_of(targets):
-            kernel[(bounds.numel(),)](*arguments, bounds, *sizes, num_warps=4, **forms)
+    launch(kernels.lower_bounds, bounds.numel(), *arguments, bounds, *sizes, **forms, num_warps=4)
     return bounds
 
 
@@ -159,7 +158,11 @@ def _compared(geometry, targets, centre, half_extent, target, source) -> Tensor:
 
 
 def _check_finite(what: str, values: Tensor) -> None:
-    if not bool(torch.isfinite(values).all()):
+    _check(what, torch.isfinite(values).all())
+
+
+def _check(what: str, finite: Tensor) -> None:
+    if not bool(finite):
         raise InputError(
             f"chamfer: {what} hold a coordinate that is NaN, infinite or too large; finite points are allowed, so look "
             "where they come from"

@@ -6,11 +6,14 @@ the GPU; as a graph they are one launch.
 
 from collections.abc import Callable
 from functools import cache
+from threading import Lock
 
 import torch
 from torch import Tensor
 
 State = tuple[Tensor, ...]
+#: whoever captures: threads share the stream and the pool
+_alone = Lock()
 
 
 def replayed(step: Callable[..., State], state: State, times: int) -> State:
@@ -32,23 +35,30 @@ def replayed(step: Callable[..., State], state: State, times: int) -> State:
                 tensor.copy_(value)
 
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            once()
-            if times > 1:
-                graph = torch.cuda.CUDAGraph()
-                # Not torch.cuda.graph(), which empties the allocator's cache, and everyone else pays. Only this thread
-                # is held to what may be captured: others load data meanwhile.
-                # By its number: older torch does not take a pool itself.
-                graph.capture_begin(pool.id, capture_error_mode="thread_local")  # pyright: ignore[reportArgumentType]
-                try:
-                    once()
-                finally:
-                    graph.capture_end()
-                for _ in range(times - 1):
-                    graph.replay()
-        # Neither the graph nor what it reads may go before it has run.
-        stream.synchronize()
+        with _alone, torch.cuda.stream(stream):
+            try:
+                once()
+                if times > 1:
+                    graph = _captured(once, pool)
+                    for _ in range(times - 1):
+                        graph.replay()
+            finally:
+                # Neither the graph nor what it reads may go before it has run, also where something failed.
+                stream.synchronize()
     return held
+
+
+def _captured(once: Callable[[], None], pool: torch.cuda.MemPool) -> torch.cuda.CUDAGraph:
+    # Not torch.cuda.graph(), which empties the allocator's cache, and everyone else pays. Only this thread is held to
+    # what may be captured: others load data meanwhile.
+    graph = torch.cuda.CUDAGraph()
+    # By its number: older torch does not take a pool itself.
+    graph.capture_begin(pool.id, capture_error_mode="thread_local")  # pyright: ignore[reportArgumentType]
+    try:
+        once()
+    finally:
+        graph.capture_end()
+    return graph
 
 
 @cache

@@ -63,7 +63,8 @@ def joint_step(
 
     The rate is the learning rate of this step, for dense weights and codes alike. A method may have another loss in the
     place of Eq. 2, and a supervision of the deformation module beside Eq. 4. Raises `FloatingPointError` where a loss
-    is not finite, before anything has moved. On a GPU the host waits once, for all that it reads of the step (`move`).
+    is not finite, before anything has moved. On a GPU the host waits once, for all that it reads of the step (`move`);
+    a supervision may wait as well (Ours with IDO does, for the fits).
     """
     config = state.config
     batch = batch.on(state.device)
