@@ -29,7 +29,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from harness import clock, machine, parser, progress, random_boxes, sample
+from harness import AT_START, clock, machine, parser, progress, random_boxes, sample
+from records import hardware
 from step import JOINT, NUM_SOURCES, RATE, random_source
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -74,6 +75,8 @@ class Row:
     kernels: float  # on a GPU, forward and backward
     products: float  # GFLOP of matrix products
     bound: float
+    commit: str
+    hardware: str
 
 
 class Problem:
@@ -204,7 +207,7 @@ def _node_above(event: Any) -> Any:
 # ---- measuring ---------------------------------------------------------------------------------
 
 
-def measure(problem: Problem, name: str, rounds: int) -> list[Row]:
+def measure(problem: Problem, name: str, rounds: int, commit: str, on: str) -> list[Row]:
     """Steps by range, scaled to what a step takes where no profiler looks on, and the bound of each range."""
     state = problem.state
     for _ in range(3):
@@ -233,8 +236,11 @@ def measure(problem: Problem, name: str, rounds: int) -> list[Row]:
         bound = 1e12 * products / rate + 1e3 * searches.get(part, 0.0)
         kernels = forward[1] + backward[1]
         rows.append(
-            Row(name, state.device.type, part, scale * forward[0], scale * backward[0], kernels, products, bound)
-        )
+            Row(
+                name, state.device.type, part, scale * forward[0], scale * backward[0], kernels, products, bound,
+                commit, on,
+            )
+        )  # fmt: skip
     return rows
 
 
@@ -301,7 +307,7 @@ def read(path: Path) -> list[Row]:
     """The rows of a CSV, none where there is none."""
     if not path.is_file():
         return []
-    text = {"name", "device", "range"}
+    text = {"name", "device", "range", "commit", "hardware"}
     rows = csv.DictReader(StringIO(path.read_text()))
     return [Row(**{key: value if key in text else float(value) for key, value in row.items()}) for row in rows]  # type: ignore[arg-type]
 
@@ -330,7 +336,8 @@ def main() -> None:
     batch_size, rounds = (4, 2) if options.quick else (16, 8)
     print(f"{batch_size} targets, 10 candidates, {NUM_SOURCES} sources, {options.device}, {machine(options.threads)}")
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Problem(Path(folder), options.device, batch_size), options.name, rounds)
+        problem = Problem(Path(folder), options.device, batch_size)
+        rows = measure(problem, options.name, rounds, AT_START[0], hardware(options.threads))
     show(rows)
     if options.csv:
         rows = [row for row in read(options.csv) if row.name != options.name] + rows
