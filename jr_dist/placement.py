@@ -20,6 +20,8 @@ Strategy = Literal["PACK", "SPREAD"]
 WORKER_CPUS = 0.5
 #: a shard rests while the workers compute, and computes while they wait for it
 SHARD_CPUS = 0.5
+#: what a trial's own process asks for where Ray Train's workers compute
+DRIVER_CPUS = 0.01
 #: what draws a picture by OpenGL computes little and waits for its PNG to be packed by its processor
 GL_RENDERER_GPUS = 0.25
 _UNIT = 10_000  # Ray counts in ten-thousandths; whole numbers of them add up exactly
@@ -94,6 +96,13 @@ def of_training(config: Config, *, gpus: bool, shard_memory: int = 0) -> tuple[A
     return (*([of_shards(shards, shard_memory)] if shards else []), workers)
 
 
+def of_trial(config: Config, *, gpus: bool) -> tuple[Ask, ...]:
+    """A trial of `sweep`: its own process first, which trains without Ray, or waits for workers and shards."""
+    if config.train.num_workers == 0:
+        return (Ask("trial", 1, 1.0, float(gpus)),)
+    return (Ask("trial", 1, DRIVER_CPUS), *of_training(config, gpus=gpus))
+
+
 def of_shards(num_shards: int, memory: int) -> Ask:
     """Shards of the bank that are actors, of `memory` bytes each."""
     return Ask("shard", num_shards, SHARD_CPUS, memory=memory)
@@ -156,11 +165,18 @@ def room(nodes: Sequence[Node], ask: Ask) -> int:
 
 
 def sets_at_once(nodes: Sequence[Node], asks: Sequence[Ask], most: int) -> int:
-    """How many whole sets of these processes the empty nodes hold at the same time, `most` at most."""
-    for count in range(most, 0, -1):
+    """How many whole sets of these processes the empty nodes hold at the same time, `most` at most.
+
+    Nothing reserves room for a set as a whole: more sets would each hold a part of what they need and wait for ever.
+    """
+    fit, too_many = 0, most + 1
+    while too_many - fit > 1:
+        count = (fit + too_many) // 2
         if place(nodes, [replace(ask, count=count * ask.count) for ask in asks]) is not None:
-            return count
-    return 0
+            fit = count
+        else:
+            too_many = count
+    return fit
 
 
 def fewest_nodes(node: Node, asks: Sequence[Ask]) -> int | None:

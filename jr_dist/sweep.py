@@ -34,13 +34,13 @@ from jr_dist.evaluate.sweep_table import (
 )
 from jr_dist.locations import local_path
 from jr_dist.log import say
+from jr_dist.placement import Ask, Node, of_trial, on_gpus, sets_at_once
 from jr_dist.progress import Progress, progress
 from jr_dist.train.checks import check, with_absolute_paths
 from jr_dist.train.run_directory import CONFIG, has_checkpoint, write_settings
 from jr_dist.train.schedule import make_schedule
 from jr_dist.train.sweep_space import Space, read_space, size
 from jr_dist.train.trials import RECORD, Record, Trial, finalists, grace_epochs, means, repeat_trials, trial_config
-from jr_dist.train.trials_at_once import Room, processes_of, trials_at_once
 
 #: what may differ when a sweep goes on: how much is done and where, not what its trials are
 _FREE = (
@@ -105,17 +105,17 @@ def sweep(config: Config) -> SweepTable:
     from jr_dist.train.sweep import Search, run_trials  # Ray Tune and Optuna are not needed to plan
 
     with connect(config.cluster, log_to_driver="JR_DEBUG" in os.environ):
-        processes, at_once = _resources(plan)
+        asks, at_once = _resources(plan)
         total = (plan.num_trials + plan.num_repeats) * config.train.epochs
         with progress("sweep", total, done=_epochs_done(record, config), unit="epoch") as state:
             watch = _teller(plan, state)
             waiting = [_again(trial) for trial in record.searched if trial.state in ("begun", "failed")]
             search = Search(plan.space, plan.num_trials)
-            run_trials(config, record, waiting, processes, at_once=at_once, search=search, watch=watch)
+            run_trials(config, record, waiting, asks, at_once=at_once, search=search, watch=watch)
             chosen = finalists(record, config.sweep.finalists)
             repeats = [_known(record, trial) for trial in repeat_trials(chosen, config.sweep.repeats)]
             repeats = [_again(trial) for trial in repeats if trial.state != "complete"]
-            run_trials(config, record, repeats, processes, at_once=at_once, watch=watch)
+            run_trials(config, record, repeats, asks, at_once=at_once, watch=watch)
     if not chosen:
         reasons = "; ".join(sorted({trial.reason for trial in record.searched if trial.reason}))
         raise RuntimeError(
@@ -161,8 +161,8 @@ def describe_plan(plan: SweepPlan) -> str:
     )
     own = is_own_cluster(config.cluster)
     with nullcontext() if own else connect(config.cluster):
-        nodes = [_this_machine(config)] if own else _machines()
-        processes, at_once, why = _fit(plan, nodes)
+        nodes = [_this_machine(config)] if own else _nodes()
+        asks, at_once, why = _fit(plan, nodes)
     return "\n".join(
         [
             *lines,
@@ -171,56 +171,56 @@ def describe_plan(plan: SweepPlan) -> str:
             f"a trial                    {config.train.epochs} epochs, {plan.num_steps} steps; stopped early {stops}",
             f"repeated                   the best {min(settings.finalists, plan.num_trials)}, "
             f"{settings.repeats} further seeds each",
-            f"a trial asks for           {_added(processes)}",
+            f"a trial asks for           {_added(asks)}",
             f"at the same time           {at_once}: {why}",
             f"would write trials.jsonl, best.yaml, sweep.json, sweep.md, sweep.csv, report.html to {config.run.path}",
         ]
     )
 
 
-def _resources(plan: SweepPlan) -> tuple[list[Room], int]:
-    processes, at_once, why = _fit(plan, _machines())
+def _resources(plan: SweepPlan) -> tuple[tuple[Ask, ...], int]:
+    asks, at_once, why = _fit(plan, _nodes())
     if not at_once:
         raise InputError(
-            f"a trial asks for {_added(processes)}, train.num_workers {plan.config.train.num_workers} and "
+            f"a trial asks for {_added(asks)}, train.num_workers {plan.config.train.num_workers} and "
             f"bank.num_shards {plan.config.bank.num_shards}; allowed is what the cluster has: {why}; lower them, or "
             "add machines"
         )
     say(f"sweep: {plan.num_trials} trials and {plan.num_repeats} repeats, {at_once} at a time: {why}")
-    return processes, at_once
+    return asks, at_once
 
 
-def _fit(plan: SweepPlan, nodes: Sequence[Room]) -> tuple[list[Room], int, str]:
+def _fit(plan: SweepPlan, nodes: Sequence[Node]) -> tuple[tuple[Ask, ...], int, str]:
     """What each process of a trial asks for, how many trials fit, and why no more."""
     config = plan.config
-    on_gpus = config.train.device == "cuda" or (config.train.device == "auto" and any(node.gpus for node in nodes))
-    processes = processes_of(config, on_gpus)
+    asks = of_trial(config, gpus=on_gpus(config.train.device, nodes))
     most = min(config.sweep.side_by_side or plan.num_trials, plan.num_trials)
-    at_once = trials_at_once(nodes, processes, most)
+    at_once = sets_at_once(nodes, asks, most)
     has = f"{len(nodes)} machine{'s' * (len(nodes) > 1)} of " + ", ".join(sorted({str(node) for node in nodes}))
     if at_once < most:
-        return processes, at_once, f"{has}, {_added(processes)} a trial"
+        return asks, at_once, f"{has}, {_added(asks)} a trial"
     limit = "sweep.side_by_side" if config.sweep.side_by_side == most else "the number of trials"
-    return processes, at_once, f"{limit}; {has} would hold {trials_at_once(nodes, processes, 10_000)}"
+    return asks, at_once, f"{limit}; {has} would hold {sets_at_once(nodes, asks, 10_000)}"
 
 
-def _machines() -> list[Room]:
-    from jr_dist.train.sweep import machines
+def _nodes() -> tuple[Node, ...]:
+    from jr_dist.cluster_room import cluster_nodes  # Ray is not needed to plan
 
-    return machines()
+    return cluster_nodes()
 
 
-def _this_machine(config: Config) -> Room:
+def _this_machine(config: Config) -> Node:
     import torch
 
     from jr_dist.cluster import own_cpus
 
-    return Room(float(own_cpus(config.cluster)), float(torch.cuda.device_count()))
+    return Node(float(own_cpus(config.cluster)), float(torch.cuda.device_count()))
 
 
-def _added(processes: Sequence[Room]) -> str:
-    total = Room(sum(each.cpus for each in processes), sum(each.gpus for each in processes))
-    return f"{total} in {len(processes)} process{'es' * (len(processes) > 1)}"
+def _added(asks: Sequence[Ask]) -> str:
+    total = Node(sum(ask.count * ask.cpus for ask in asks), sum(ask.count * ask.gpus for ask in asks))
+    count = sum(ask.count for ask in asks)
+    return f"{total} in {count} process{'es' * (count > 1)}"
 
 
 def _check_same(config: Config, path: Path) -> None:

@@ -205,7 +205,7 @@ def test_a_sweep_trains_as_many_trials_at_once_as_the_nodes_hold(cluster, tiny_d
     file.write_text(config.to_yaml())
     with cluster.submit("sweep", ROOT / "jobs" / "sweep.py", file) as job:
         said = job.end(meanwhile=lambda: look(cluster, found))
-    assert "3 trials and 0 repeats, 2 at a time: 3 machines of 0 CPU, 1 CPU, 1 CPU in 1 process" in said, said
+    assert "3 trials and 0 repeats, 2 at a time: 3 machines of 0 CPUs, 1 CPU, 1 CPU in 1 process" in said, said
     record = Record.read(path / RECORD)
     assert [trial.state for trial in record] == ["complete"] * 3
     processes = {

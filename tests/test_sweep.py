@@ -151,7 +151,7 @@ def test_early_stops_with_workers_and_shards_free_what_they_held(ray_cluster, ti
 
 def test_a_trial_that_fits_nowhere_is_refused_at_once(ray_cluster, tiny_dataset, tmp_path):
     config = settings(tiny_dataset, tmp_path, train__num_workers=9, train__batch_size=1)
-    with pytest.raises(InputError, match=r"a trial asks for .* CPU in .* processes.*1 machine of 4 CPU"):
+    with pytest.raises(InputError, match=r"a trial asks for .* CPUs in .* processes.*1 machine of 4 CPUs"):
         sweep(config)
 
 

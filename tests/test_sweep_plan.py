@@ -7,16 +7,14 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sweep_cases import SIGMA0, K, settings, trial
 
 from jr_dist.cli import main
 from jr_dist.errors import InputError
+from jr_dist.placement import Node, of_trial, sets_at_once
 from jr_dist.sweep import describe_plan, plan_sweep
 from jr_dist.train.sweep_space import Choice, Span, key, read_space, size, untried, with_values
 from jr_dist.train.trials import RECORD, Record, Trial, finalists, means, repeat_trials, trial_config
-from jr_dist.train.trials_at_once import Room, processes_of, trials_at_once
 
 
 def test_a_space_takes_spans_whole_numbers_and_choices_of_any_kind(tiny_dataset, tmp_path):
@@ -105,38 +103,24 @@ def test_untried_gives_each_configuration_once_then_none():
 @pytest.mark.parametrize(
     ("nodes", "settings_", "most", "expected"),
     [
-        ([Room(2)], {"train.num_workers": 0}, 9, 2),
-        ([Room(8)], {"train.num_workers": 0}, 3, 3),
+        ([Node(2)], {"train.num_workers": 0}, 9, 2),
+        ([Node(8)], {"train.num_workers": 0}, 3, 3),
         # a worker and no shard actor: its driver waits, its codes are in it
-        ([Room(2)], {"train.num_workers": 1}, 9, 3),
+        ([Node(2)], {"train.num_workers": 1}, 9, 3),
         # two workers and four shards: three processors and a driver
-        ([Room(8)], {"train.num_workers": 2, "bank.num_shards": 4}, 9, 2),
+        ([Node(8)], {"train.num_workers": 2, "bank.num_shards": 4}, 9, 2),
         # GPUs run out before processors; shards take none
-        ([Room(64, 4)], {"train.num_workers": 1, "bank.num_shards": 2, "train.device": "cuda"}, 9, 4),
-        ([Room(64, 3), Room(64, 1)], {"train.num_workers": 2, "train.device": "cuda"}, 9, 2),
+        ([Node(64, 4)], {"train.num_workers": 1, "bank.num_shards": 2, "train.device": "cuda"}, 9, 4),
+        ([Node(64, 3), Node(64, 1)], {"train.num_workers": 2, "train.device": "cuda"}, 9, 2),
         # a processor that no machine has whole
-        ([Room(0.5), Room(0.5)], {"train.num_workers": 0}, 9, 0),
-        ([Room(1.5), Room(1.5)], {"train.num_workers": 0}, 9, 2),
+        ([Node(0.5), Node(0.5)], {"train.num_workers": 0}, 9, 0),
+        ([Node(1.5), Node(1.5)], {"train.num_workers": 0}, 9, 2),
     ],
 )
 def test_as_many_trials_as_fit_whole(tiny_dataset, tmp_path, nodes, settings_, most, expected):
     overrides = {name.replace(".", "__"): value for name, value in settings_.items()}
     config = settings(tiny_dataset, tmp_path, **overrides)
-    assert trials_at_once(nodes, processes_of(config, "train.device" in settings_), most) == expected
-
-
-rooms = st.builds(Room, st.sampled_from([0.01, 0.5, 1.0, 2.0]), st.sampled_from([0.0, 0.0, 1.0]))
-
-
-@given(
-    st.lists(st.builds(Room, st.integers(0, 8), st.integers(0, 4)), min_size=1, max_size=4),
-    st.lists(rooms, min_size=1, max_size=4),
-)
-def test_trials_never_ask_for_more_than_there_is_and_more_machines_hold_no_fewer(nodes, processes):
-    count = trials_at_once(nodes, processes, 30)
-    assert count * sum(each.cpus for each in processes) <= sum(node.cpus for node in nodes) + 1e-3
-    assert count * sum(each.gpus for each in processes) <= sum(node.gpus for node in nodes)
-    assert trials_at_once([*nodes, *nodes], processes, 60) >= count
+    assert sets_at_once(nodes, of_trial(config, gpus="train.device" in settings_), most) == expected
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path):
@@ -196,7 +180,7 @@ def test_a_dry_run_says_space_trials_and_why_no_more_at_once(tiny_dataset, tmp_p
     config = settings(tiny_dataset, tmp_path / "run", cluster__num_cpus=3, sweep__trials=8, sweep__repeats=2)
     text = describe_plan(plan_sweep(config))
     assert "0.5 to 200, evenly by the logarithm" in text
-    assert "at the same time           3: 1 machine of 3 CPU, 1 CPU in 1 process a trial" in text
+    assert "at the same time           3: 1 machine of 3 CPUs, 1 CPU in 1 process a trial" in text
     assert "the best 1, 2 further seeds each" in text
     assert not (tmp_path / "run").exists()
     finite = settings(tiny_dataset, tmp_path / "run", sweep__space={K: {"choice": [2, 4]}}, sweep__trials=8)

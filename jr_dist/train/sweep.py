@@ -28,13 +28,13 @@ from ray.tune.search.optuna import OptunaSearch
 
 from jr_dist.config import Config
 from jr_dist.data.dataset import count_rows, open_dataset
+from jr_dist.placement import Ask
 from jr_dist.train.left_behind import free_left_behind
 from jr_dist.train.recovery import failure_of
 from jr_dist.train.schedule import Schedule, make_schedule
 from jr_dist.train.sweep_space import Choice, Domain, Space, key, untried
 from jr_dist.train.trainer import threads_of_a_worker, train
 from jr_dist.train.trials import Record, Trial, grace_epochs, new_trial, trial_config
-from jr_dist.train.trials_at_once import Room
 
 METRIC, EPOCH = "best_validation_x100", "epoch"
 #: what Tune would do unless told otherwise: write logs of its own, and go on after Ctrl-C as if nothing had been
@@ -59,17 +59,11 @@ class Search:
     num_trials: int
 
 
-def machines() -> list[Room]:
-    """The processors and GPUs of each machine of the connected cluster."""
-    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
-    return [Room(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
-
-
 def run_trials(
     config: Config,
     record: Record,
     waiting: Sequence[Trial],
-    processes: Sequence[Room],
+    asks: Sequence[Ask],
     *,
     at_once: int,
     search: Search | None = None,
@@ -77,7 +71,7 @@ def run_trials(
 ) -> None:
     """Train the trials of `waiting`, then those that `search` proposes, `at_once` at a time; `record` tells what came.
 
-    With `search`, ASHA stops the worse ones early. `processes`: what each process of a trial asks for, its own first.
+    With `search`, ASHA stops the worse ones early. `asks`: what the processes of a trial ask for, its own first.
     Ray must be connected. A trial whose process dies goes on from its checkpoint, `sweep.retries` times at the most;
     one that fails leaves the others alone.
     """
@@ -90,10 +84,9 @@ def run_trials(
     scheduler = FIFOScheduler() if search is None else _asha(config, record)
     folder = Path(config.run.path) / "ray"
     shutil.rmtree(folder, ignore_errors=True)  # what a killed sweep left
-    own = processes[0]
     trainable = tune.with_resources(
         tune.with_parameters(_train, settings=config.model_dump(mode="json"), at_once=at_once),
-        {"CPU": own.cpus, "GPU": own.gpus},
+        {"CPU": asks[0].cpus, "GPU": asks[0].gpus},
     )
     tuner = tune.Tuner(
         trainable,

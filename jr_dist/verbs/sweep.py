@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -35,18 +34,16 @@ def _run(arguments: Namespace) -> None:
 
 
 def _plan(sweep: SweepPlan) -> Plan:
-    from jr_dist.placement import Ask, Node, on_gpus
+    from jr_dist.placement import Ask, Node, of_trial, on_gpus
     from jr_dist.plan import Amounts, Plan
     from jr_dist.sweep import describe_plan
     from jr_dist.train.dry_run_plan import dry_run
-    from jr_dist.train.trials_at_once import processes_of
 
     config, runs = sweep.config, sweep.num_trials + sweep.num_repeats
     trial = dry_run(config, None, verb="sweep")
 
     def asks(nodes: Sequence[Node]) -> tuple[Ask, ...]:  # of one trial; how many fit at once is said with the trials
-        processes = Counter(processes_of(config, on_gpus(config.train.device, nodes)))
-        return tuple(Ask("process", count, room.cpus, room.gpus) for room, count in processes.items())
+        return of_trial(config, gpus=on_gpus(config.train.device, nodes))
 
     def seconds(nodes: Sequence[Node]) -> Amounts:
         return Amounts(
