@@ -134,5 +134,5 @@ def test_imagenet_comes_from_torchvision_and_offline_the_remedy_is_named(theirs,
 
 def test_without_torchvision_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(InputError, match=r"need torchvision.*pip install -c constraints.txt 'jr-dist\[images\]'"):
+    with pytest.raises(InputError, match=r"need torchvision.*pip install -c constraints.txt '\.\[images\]'"):
         ImageEncoder("resnet18", 8)

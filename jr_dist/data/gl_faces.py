@@ -55,8 +55,8 @@ def _painter() -> _Painter:
         import moderngl
     except ImportError as error:
         raise InputError(
-            "backend moderngl needs the package moderngl, which is not installed; `pip install 'jr-dist[gl]'`, or use "
-            "--backend embree"
+            "backend moderngl needs the package moderngl, which is not installed; `pip install -c constraints.txt "
+            "'.[gl]'` in the clone, or use --backend embree"
         ) from error
     try:
         how: dict[str, Any] = {"standalone": True, "backend": "egl", "require": 330}

@@ -118,6 +118,6 @@ def _torchvision_models():
     except ImportError as error:
         raise InputError(
             f"pictures need torchvision, which can't be imported ({error}); allowed is the version that "
-            "constraints.txt names; pip install -c constraints.txt 'jr-dist[images]'"
+            "constraints.txt names; pip install -c constraints.txt '.[images]' in the clone"
         ) from None
     return models
