@@ -1,4 +1,7 @@
-"""The command `jr-dist`: a verb, its arguments, and exit status 0 (done), 2 (wrong input) or 1 (a failure of ours)."""
+"""The command `jr-dist`: a verb, its arguments, and exit status 0 (done), 2 (wrong input) or 1 (a failure of ours).
+
+SIGTERM ends it with 143, Ctrl-C with 130.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ Joint retrieval and deformation: find the best source model for a scan, and defo
 
 {verbs}
 
-`jr-dist VERB --help` explains a verb. Exit status: 0 done, 2 wrong input or setting, 1 a failure of ours.
+`jr-dist VERB --help` explains a verb. Exit status: 0 done, 2 wrong input or setting, 1 a failure of ours,
+143 stopped by SIGTERM, 130 by Ctrl-C.
 """
 #: stands in any word for where a cluster keeps datasets and runs
 STORAGE = "$JR_STORAGE"
