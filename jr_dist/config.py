@@ -299,7 +299,7 @@ class CompareConfig(Section):
 
     methods: Names = Field(
         default=("mds", "ae", "df", "dar", "uniform", "ours", "ours_ido", "fit_aware"),
-        description="train.method of each; teachers are trained first",
+        description="train.method of each, or letter: ours with the paper's settings; teachers are trained first",
     )
     seeds: Annotated[tuple[int, ...], BeforeValidator(split_commas), Field(min_length=1)] = Field(
         default=(0,), description="train.seed of each, as in 0,1,2"

@@ -34,7 +34,7 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
         default="y",
         help="the axis that points up in the inputs [y]",
     )
-    parser.add_argument("--index", metavar="CSV", type=as_path, help="a table of the inputs' up axes and sizes")
+    parser.add_argument("--index", metavar="CSV", type=as_path, help="a table of the inputs' up axes and rotations")
     parser.add_argument("--num-points", metavar="N", type=whole_number(32), default=2048, help="points matched [2048]")
     parser.add_argument("--refine", action="store_true", help="improve each deformation by IDO; the best is kept")
     parser.add_argument(
