@@ -172,7 +172,11 @@ def number(value: float) -> str:
 def _goals(rows: Sequence[Row]) -> list[str]:
     values = {row.record.name: row.record for row in rows}
     heads = ("goal", "record", "asked", "measured", "", "what bounds it")
-    return ["## Goals\n", table(heads, [_goal(goal, values) for goal in GOALS])]
+    return [
+        "## Goals\n",
+        table(heads, [_goal(goal, values) for goal in GOALS]),
+        _wrapped("The goal of two workers, and what stops them, stands in [scaling.md](scaling.md#a-second-worker)."),
+    ]
 
 
 def _goal(goal: Goal, values: dict[str, Record]) -> list[str]:
