@@ -4,7 +4,7 @@
     python benchmarks/real_fit.py runs/quickstart/ours --num 60 --refine --out fits --json real_fit.json
     python benchmarks/real_fit.py runs/quickstart/ours --quick
 
-The models come from the folder that JR_FURNITURE names (else ../shared/data/furniture), drawn by `--seed`, the three
+The models come from the folder that JR_FURNITURE names, drawn by `--seed`, the three
 categories in turn. Chamfers are those of `result.json`: squared, mean over points, both directions, x100, canonical
 frame (half-diagonal 1), against points of the real surface. `Box` searches all sources by undeformed chamfer.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from real_models import furniture_folder
 
 from jr_dist.atomic import atomic_write
 from jr_dist.errors import InputError
@@ -34,15 +34,6 @@ from jr_dist.serve.result import Candidate, FitResult
 
 CATEGORIES = ("chair", "table", "cabinet")
 DEFAULT_RUN = Path("runs/quickstart/ours")
-
-
-def furniture_folder() -> Path:
-    """Where the real models lie. Raises `InputError` where they don't."""
-    root = Path(__file__).resolve().parent.parent
-    folder = Path(os.environ.get("JR_FURNITURE", root.parent / "shared" / "data" / "furniture"))
-    if not (folder / "index.csv").is_file():
-        raise InputError(f"no index.csv in {folder}; a folder of models with an index is needed; set JR_FURNITURE")
-    return folder
 
 
 def choose(folder: Path, num: int, seed: int) -> list[Path]:

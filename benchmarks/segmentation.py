@@ -4,7 +4,7 @@
     python benchmarks/segmentation.py --quick --json segmentation.json
     python benchmarks/segmentation.py --verbose
 
-The models come from the folder that JR_FURNITURE names (else ../shared/data/furniture). The adjusted Rand
+The models come from the folder that JR_FURNITURE names. The adjusted Rand
 index (Hubert and Arabie 1985) is 1 for the same parts and about 0 for parts drawn at random; it is taken
 over points sampled uniformly by area. The constants of the segmentation were chosen on every other model
 (`tuned`, the sorted files 0, 2, 4 ...) and judged on the rest (`held`). Beside ours stand `components` (the
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +25,7 @@ from statistics import mean, median
 
 import numpy as np
 from harness import Record
+from real_models import furniture_folder
 
 from jr_dist.atomic import atomic_write
 from jr_dist.data.mesh_files import load_mesh_file
@@ -72,10 +72,7 @@ def scores(path: Path) -> dict[str, float]:
 
 def models() -> list[Path]:
     """IKEA-Manual's models, sorted. Raises `InputError` where they aren't."""
-    root = Path(__file__).resolve().parent.parent
-    folder = Path(os.environ.get("JR_FURNITURE", root.parent / "shared" / "data" / "furniture"))
-    if not (folder / "index.csv").is_file():
-        raise InputError(f"no index.csv in {folder}; a folder of models with an index is needed; set JR_FURNITURE")
+    folder = furniture_folder()
     with open(folder / "index.csv", newline="", encoding="utf-8") as stream:
         rows = [row["file"] for row in csv.DictReader(stream) if row["parts"] == "nodes"]
     return [folder / file for file in sorted(rows)]
