@@ -194,7 +194,9 @@ def test_kernels_use_vectors():
     # How many points of a leaf a turn of the loop compares is chosen for the processor: 8 on some, 16 on others.
     packed = re.findall(r"(?:sub|mul|madd\d+)ps|f(?:sub|mul|mla)\s+v\d+\.4s", code)
     scalar = re.findall(r"(?:sub|mul|madd\d+)ss|f(?:sub|mul|madd)\s+s\d+", code)
-    assert len(packed) >= 5 * 8 and len(packed) > 10 * len(scalar), "three subtractions and products a point, in vectors"
+    assert len(packed) >= 5 * 8 and len(packed) > 10 * len(scalar), (
+        "three subtractions and products a point, in vectors"
+    )
 
 
 def test_cached_code_is_keyed_to_its_helpers():
