@@ -18,7 +18,7 @@ BASE_PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 py
 BENCHMARKS := chamfer step epoch oracle ido bank render ingest fit gpu_resources
 GPU_BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/*_gpu.py)))
 # What of a benchmark is measured here; one that fails leaves the others and the page to be made.
-WORK_bank := --work propose,against_sparse_adam,encoding
+WORK_bank := --work propose,against_sparse_adam,encoding,files
 define measure
 @failed=; $(foreach name,$(1),echo "== $(name)"; OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PYTHON) \
 	benchmarks/$(name).py $(2) $(WORK_$(name)) --csv docs/results/benchmarks/$(name).csv || failed="$$failed $(name)";) \

@@ -1,25 +1,24 @@
 """What 10^4, 10^5 and 10^6 sources take in memory, messages and time: the tables of docs/scaling.md.
 
-    python benchmarks/bank.py --json bank.json
-    python benchmarks/scaling.py bank.json docs/results/steps.csv [--workers W] [--shards N] [--step-ms MS] ...
+    python benchmarks/scaling.py docs/results/benchmarks/bank.csv docs/results/steps.csv [--workers W] [--shards N] ...
 
 Bytes are counted by the functions that the dry run uses, for default settings and 8 parts a source. Times of a step are
 those of step_model.py, with the rates that step_measure.py's file gives; the scan, encoding and disks have their speed
-from the records in bank.json. What was neither counted nor measured is an assumption with a flag of its own; nothing
-here was run on several machines or accelerators. The second table names what comes first on top of the compute as
+from the records that bank.py left. What was neither counted nor measured is an assumption with a flag of its own;
+nothing here was run on several machines or accelerators. The second table names what comes first on top of the compute as
 workers and sources grow, with the number of shards, a power of two, that makes the step shortest.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from records import read_rows
 from step_measure import fitted
 from step_measure import read as read_steps
 from step_model import STAGES, Cluster, Rates, Shape, bottleneck, ring_bytes, stages, step_seconds
@@ -182,8 +181,8 @@ def _gb(num_bytes: float) -> str:
 
 
 def read(bank: Path, steps: Path) -> Measured:
-    """The records that are needed, of what `bank.py --json` wrote, and the rates of what `step_measure.py` wrote."""
-    values = {record["name"]: record["value"] for record in json.loads(bank.read_text())}
+    """The records that are needed, of what `bank.py --csv` wrote, and the rates of what `step_measure.py` wrote."""
+    values = {row.record.name: row.record.value for row in read_rows(bank)}
     return Measured(
         scan_ms=values["bank.propose_vs_naive_100k"],
         scan_growth=values["bank.propose_1m_over_100k"],
@@ -197,7 +196,7 @@ def read(bank: Path, steps: Path) -> Measured:
 def main() -> None:
     """Print the inputs and the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("records", type=Path, help="what bank.py --json wrote")
+    parser.add_argument("records", type=Path, help="what bank.py --csv wrote")
     parser.add_argument("steps", type=Path, help="what step_measure.py --csv wrote")
     for assumption in fields(Assumed):
         flag, default = "--" + assumption.name.replace("_", "-"), assumption.default
@@ -209,16 +208,20 @@ def main() -> None:
     for title, values in (("measured", measured), ("fitted", measured.rates), ("assumed", assumed)):
         numbers = {each.name: getattr(values, each.name) for each in fields(values) if each.name != "rates"}
         print(f"{title}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()) + "\n")
-    _print("sources", SIZES, table(measured, assumed))
-    print()
-    _print("workers", [f"{size:,} sources" for size in MORE_SIZES], first_bottlenecks(measured, assumed))
+    print("\n".join(tables(measured, assumed)))
 
 
-def _print(corner: str, heads: Sequence[Any], lines: Mapping[Any, Sequence[str]]) -> None:
+def tables(measured: Measured, assumed: Assumed) -> list[str]:
+    """Both, a line each."""
+    sizes = [f"{size:,} sources" for size in MORE_SIZES]
+    of_workers = _lines("workers", sizes, first_bottlenecks(measured, assumed))
+    return [*_lines("sources", SIZES, table(measured, assumed)), "", *of_workers]
+
+
+def _lines(corner: str, heads: Sequence[Any], lines: Mapping[Any, Sequence[str]]) -> list[str]:
     shown = [f"{head:,}" if isinstance(head, int) else head for head in heads]
-    print(f"| {corner} | " + " | ".join(shown) + " |\n|---" + "|---" * len(shown) + "|")
-    for name, cells in lines.items():
-        print(f"| {name} | " + " | ".join(cells) + " |")
+    found = [f"| {corner} | " + " | ".join(shown) + " |", "|---" + "|---" * len(shown) + "|"]
+    return [*found, *(f"| {name} | " + " | ".join(cells) + " |" for name, cells in lines.items())]
 
 
 if __name__ == "__main__":

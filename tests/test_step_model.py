@@ -16,6 +16,7 @@ from jr_dist.train.dry_run import code_bytes, proposal_bytes
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
+import scaling
 from step_measure import HERE, read, trials, write
 from step_model import (
     STAGES,
@@ -33,6 +34,7 @@ from step_model import (
     unique_sources,
 )
 
+ROOT = Path(__file__).parent.parent
 APART = Cluster()
 BASE = Shape(workers=4, shards=2, dense_bytes=5_000_000)
 
@@ -206,3 +208,12 @@ def test_what_was_measured_is_read_as_it_was_written(tmp_path):
     assert used == [trial.fitted for trial in trials()]
     assert [each.step for each in found] == pytest.approx([each.step for each in runs], abs=1e-6)
     assert [each.stages for each in found] == [pytest.approx(each.stages, abs=1e-6) for each in runs]
+
+
+@pytest.mark.slow
+def test_the_tables_of_scaling_are_what_its_command_prints():
+    """So that they follow what was measured: docs/results/benchmarks/bank.csv and docs/results/steps.csv."""
+    results = ROOT / "docs" / "results"
+    lines = (ROOT / "docs" / "scaling.md").read_text().splitlines()
+    measured = scaling.read(results / "benchmarks" / "bank.csv", results / "steps.csv")
+    assert [line for line in scaling.tables(measured, scaling.Assumed()) if line and line not in lines] == []
