@@ -5,8 +5,8 @@
 Bytes are counted by the functions that the dry run uses, for default settings and 8 parts a source. Times of a step are
 those of step_model.py, with the rates that step_measure.py's file gives; the scan, encoding and disks have their speed
 from the records that bank.py left. What was neither counted nor measured is an assumption with a flag of its own;
-nothing here was run on several machines or accelerators. The second table names what comes first on top of the compute as
-workers and sources grow, with the number of shards, a power of two, that makes the step shortest.
+nothing here was run on several machines or accelerators. The second table names what comes first on top of the compute
+as workers and sources grow, with the number of shards, a power of two, that makes the step shortest.
 """
 
 from __future__ import annotations
