@@ -38,6 +38,8 @@ test-fast: environment
 
 bench: environment
 	$(call measure,$(BENCHMARKS),--quick)
+	@$(PYTHON) benchmarks/scaling.py docs/results/benchmarks/bank.csv docs/results/steps.csv --document docs/scaling.md \
+		> /dev/null
 
 # make time-quickstart LABEL=after, and of another clone: make time-quickstart LABEL=before CLONE=../older
 time-quickstart: environment
@@ -51,6 +53,8 @@ bench-gpu: environment
 scaling: environment
 	@$(PYTHON) benchmarks/workers.py --csv docs/results/workers.csv
 	@$(PYTHON) benchmarks/step_measure.py --csv docs/results/steps.csv --picture docs/images/step-model.png
+	@$(PYTHON) benchmarks/scaling.py docs/results/benchmarks/bank.csv docs/results/steps.csv --document docs/scaling.md \
+		> /dev/null
 
 lint: environment
 	@$(PYTHON) -m ruff check

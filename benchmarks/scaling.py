@@ -1,6 +1,7 @@
 """What 10^4, 10^5 and 10^6 sources take in memory, messages and time: the tables of docs/scaling.md.
 
-    python benchmarks/scaling.py docs/results/benchmarks/bank.csv docs/results/steps.csv [--workers W] [--shards N] ...
+    python benchmarks/scaling.py docs/results/benchmarks/bank.csv docs/results/steps.csv [--document docs/scaling.md]
+        [--workers W] [--shards N] [--step-ms MS] ...
 
 Bytes are counted by the functions that the dry run uses, for default settings and 8 parts a source. Times of a step are
 those of step_model.py, with the rates that step_measure.py's file gives; the scan, encoding and disks have their speed
@@ -15,6 +16,7 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from step_measure import fitted
 from step_measure import read as read_steps
 from step_model import STAGES, Cluster, Rates, Shape, bottleneck, ring_bytes, stages, step_seconds
 
+from jr_dist.atomic import atomic_write
 from jr_dist.bank.layout import BLOCK_SIZE, cut, shard_bytes
 from jr_dist.config import load_config
 from jr_dist.train.dry_run import POINT_BYTES, bank_file_bytes, code_bytes, proposal_bytes, trained_parameters
@@ -198,17 +201,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path, help="what bank.py --csv wrote")
     parser.add_argument("steps", type=Path, help="what step_measure.py --csv wrote")
+    parser.add_argument("--document", type=Path, metavar="FILE", help="put the tables in the place of those it has")
     for assumption in fields(Assumed):
         flag, default = "--" + assumption.name.replace("_", "-"), assumption.default
         meaning = f"{assumption.metadata['meaning']} [{default:g}]"
         parser.add_argument(flag, type=type(default), default=default, metavar="X", help=meaning)
     options = vars(parser.parse_args())
-    measured = read(options.pop("records"), options.pop("steps"))
+    measured, document = read(options.pop("records"), options.pop("steps")), options.pop("document")
     assumed = Assumed(**options)
     for title, values in (("measured", measured), ("fitted", measured.rates), ("assumed", assumed)):
         numbers = {each.name: getattr(values, each.name) for each in fields(values) if each.name != "rates"}
         print(f"{title}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()) + "\n")
     print("\n".join(tables(measured, assumed)))
+    if document is not None:
+        atomic_write(document, placed(document.read_text(), tables(measured, assumed)))
+
+
+def placed(text: str, lines: Sequence[str]) -> str:
+    """The text with each table of `lines` in the place of the one with the same heading."""
+    for table in "\n".join(lines).split("\n\n"):
+        heading = table.partition("\n")[0]
+        before, found, behind = text.partition(heading + "\n")
+        if not found:
+            raise ValueError(f"no table with the heading {heading}")
+        rest = behind.splitlines(keepends=True)
+        text = before + table + "\n" + "".join(dropwhile(lambda line: line.startswith("|"), rest))
+    return text
 
 
 def tables(measured: Measured, assumed: Assumed) -> list[str]:
