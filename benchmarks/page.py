@@ -107,6 +107,7 @@ we are slower.
 from the start, eight instructions each, at the rate of bare arithmetic on 16 lanes; sorting, boxes and gradients for
 nothing. *Products of the encoders*: dense, forward and backward, at the rate of torch.mm. *Reading*: all that is
 searched, once, at the rate of memory. *Rays alone*: Embree's first hits. *trimesh reads the file*: ours reads with it.
+Where others use the machine's cores as well its rates change within minutes: shares above 100 % say no more than that.
 
 **What they don't say.** Times belong to the machine named below each table. One thread is not a server with all its
 cores busy, where memory is shared. The published formulation is written anew from its description
