@@ -1,4 +1,4 @@
-"""The whole story in small: dataset, three methods under Ray Train, comparison, scans fitted; and again at once."""
+"""The whole story in small: dataset, four methods under Ray Train, comparison, scans fitted; and again at once."""
 
 from __future__ import annotations
 
