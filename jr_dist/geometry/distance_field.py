@@ -18,7 +18,7 @@ from jr_dist.geometry.nearest import search, squared_length
 from jr_dist.geometry.simd import LANES, compiled, maximum, minimum, multiply, multiply_add, splat, subtract
 
 #: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "c8c223abe099485f"
+HELPERS = "8c9c36e6959e6c82"
 
 #: cells along the longest axis of the cloud; only speed depends on it
 ACROSS = 48

@@ -8,7 +8,7 @@ from jr_dist.geometry.key_lanes import add_one, below, compress, count, equal, o
 from jr_dist.geometry.simd import LANES, bits, compiled, largest, lowest_bit, smallest, splat, store
 
 #: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "320079c0a9927c37"
+HELPERS = "8456cb98a8a4eb41"
 
 _LAST = np.int32(0x7FFFFFFF)
 _THREE = np.int32(3)

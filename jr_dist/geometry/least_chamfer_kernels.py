@@ -29,7 +29,7 @@ from jr_dist.geometry.simd import (
 )
 
 #: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "a81e3198f02ee38a"
+HELPERS = "efe47bcfbbd93c73"
 
 #: packets of exact comparison, and of bounds, between two looks at the sum
 _STRIDE, _BOUND_STRIDE = 4, 16

@@ -10,7 +10,7 @@ from jr_dist.geometry.kd_order import sort_spatially
 from jr_dist.geometry.simd import LANES, compiled, splat, store
 
 #: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "23240c43c37ac754"
+HELPERS = "cff8d352655c919b"
 
 #: beyond this a squared distance would overflow float32
 LARGEST_COORDINATE = np.float32(1e18)

@@ -22,7 +22,7 @@ from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.simd import compiled
 
 #: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "0d4f9fb232d7e81f"
+HELPERS = "ef44bfb3896f125e"
 
 
 def matched_sums(

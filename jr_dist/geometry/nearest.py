@@ -39,7 +39,7 @@ from jr_dist.geometry.simd import (
 )
 
 #: compiled code is cached by the text of this file alone; a test keeps the digest of simd.py and leaves.py here
-HELPERS = "f198dbc281959674"
+HELPERS = "0b7ee86fc9ced100"
 
 _INFINITY = np.float32(np.inf)
 _ZERO = np.float32(0)
