@@ -59,11 +59,13 @@ scaling: environment
 lint: environment
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m ruff format --check
+	@$(PYTHON) tools/kernel_digests.py --check
 	@$(PYTHON) -m pyright --pythonpath $(PYTHON)
 
 format: environment
 	@$(PYTHON) -m ruff check --fix
 	@$(PYTHON) -m ruff format
+	@$(PYTHON) tools/kernel_digests.py
 
 environment:
 	@test -n "$(BASE_PYTHON)" || { echo "error: no Python >= 3.11 found; install one or set BASE_PYTHON" >&2; exit 2; }

@@ -1,8 +1,6 @@
 """The k nearest deformed sources, pruned, against the plain scan: the same rows, the same bits, whatever the case."""
 
-import hashlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from jr_dist.errors import InputError
-from jr_dist.geometry import distance_field, kd_order, leaves, source_arrays
+from jr_dist.geometry import distance_field, leaves
 from jr_dist.geometry import least_chamfer_kernels as kernels
 from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.chamfer import chamfer, spatial_order
@@ -269,20 +267,3 @@ def test_ordered_sources_are_laid_out_once_for_all_targets():
     slots = sources.arrays.points.transpose(0, 2, 1)
     np.testing.assert_array_equal(slots[3, : order.shape[1]], geometry.points[3].numpy()[order[3]])
     assert (slots[3, order.shape[1] :] == slots[3, order.shape[1] - 1]).all()
-
-
-@pytest.mark.parametrize(
-    ("module", "names"),
-    [
-        (kernels, ("simd.py", "gather_lanes.py", "leaves.py", "nearest.py", "distance_field.py")),
-        (source_arrays, ("simd.py", "leaves.py")),
-        (distance_field, ("simd.py", "gather_lanes.py", "leaves.py", "nearest.py")),
-        (leaves, ("simd.py", "gather_lanes.py", "key_lanes.py", "kd_order.py")),
-        (kd_order, ("simd.py", "gather_lanes.py", "key_lanes.py")),
-    ],
-)
-def test_cached_code_is_keyed_to_its_helpers(module, names):
-    """numba looks only at the module itself when it decides whether cached machine code is still good."""
-    path = Path(module.__file__)
-    digest = hashlib.sha256(b"".join((path.parent / name).read_bytes() for name in names)).hexdigest()[:16]
-    assert digest == module.HELPERS, f'put HELPERS = "{digest}" into {path.name}'

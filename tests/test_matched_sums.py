@@ -1,8 +1,5 @@
 """Sums over matches: what a plain loop over nearest neighbours gives, whichever way they are computed."""
 
-import hashlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +8,6 @@ from hypothesis import strategies as st
 from test_chamfer import INTERPRETED
 
 from jr_dist.errors import InputError
-from jr_dist.geometry import matched_sums as module
 from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.chamfer import chamfer, one_sided, spatial_order
 from jr_dist.geometry.matched_sums import matched_sums
@@ -74,14 +70,6 @@ def test_coordinates_that_are_not_finite_are_refused():
     targets[int(target_index[2]), 0, 1] = float("nan")
     with pytest.raises(InputError, match="NaN"):
         matched_sums(geometry, centre, half_extent, targets, target_index)
-
-
-def test_cached_code_is_keyed_to_its_helpers():
-    """numba looks only at matched_sums.py when it decides whether cached machine code is still good."""
-    geometry = Path(module.__file__).parent
-    text = b"".join((geometry / name).read_bytes() for name in ("simd.py", "leaves.py", "nearest.py"))
-    digest = hashlib.sha256(text).hexdigest()[:16]
-    assert digest == module.HELPERS, f'put HELPERS = "{digest}" into matched_sums.py'
 
 
 @pytest.mark.gpu

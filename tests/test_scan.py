@@ -1,17 +1,12 @@
 """The scan of the bank: exact draws, whatever the threads, the company of a row, and the company of a target."""
 
-import hashlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jr_dist.bank import noise_kernels, scan_kernels, scan_lanes
 from jr_dist.bank.noise import gumbel_noise, uniform_noise
 from jr_dist.bank.scan import Scan, distances, new_scan_copy, scan, set_scan_rows, uniform_best
-from jr_dist.geometry import simd
 
 SEED, STEP = 5, 11
 MANY = 4100  # rows: many blocks, the last of them not full
@@ -242,12 +237,3 @@ def test_uniform_best_is_the_sorted_noise(num_sources, num_threads):
     expected = np.argsort(-noise, axis=1, kind="stable")[:, :10]
     found = uniform_best(num_sources, 10, targets, seed=-3, step=2**33, num_threads=num_threads)
     assert np.array_equal(found, expected)
-
-
-@pytest.mark.parametrize(
-    ("module", "called"), [(noise_kernels, (simd, scan_lanes)), (scan_kernels, (simd, scan_lanes, noise_kernels))]
-)
-def test_digest_of_the_helpers(module, called):
-    """Cached machine code does not notice a change in the files it calls."""
-    digest = hashlib.sha256(b"".join(Path(str(m.__file__)).read_bytes() for m in called)).hexdigest()[:16]
-    assert digest == module.HELPERS, f'put HELPERS = "{digest}" into {Path(str(module.__file__)).name}'

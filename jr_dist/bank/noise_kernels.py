@@ -12,8 +12,8 @@ from numba import uint32
 from jr_dist.bank.scan_lanes import GOLDEN, MIX, less_bits, mixed
 from jr_dist.geometry.simd import LANES, bits, compiled, lowest_bit
 
-#: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "b5396f54c5361cf3"
+#: digest of the files whose loops these call: numba keeps code by this text alone (tools/kernel_digests.py writes it)
+HELPERS = "710ebbad1b418684"
 
 #: the id in a place of a list that nothing has taken
 NO_SOURCE = np.iinfo(np.int64).max

@@ -13,6 +13,9 @@ import numpy as np
 from jr_dist.data.surface import to_linear
 from jr_dist.geometry.simd import compiled
 
+#: digest of the files whose loops these call: numba keeps code by this text alone (tools/kernel_digests.py writes it)
+HELPERS = "46c0ef11756dc7f5"
+
 # rows of `light`, [5, 3] float64
 DIRECTION, KEY, SKY, GROUND, FILL = range(5)
 

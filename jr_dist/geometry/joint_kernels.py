@@ -7,6 +7,9 @@ import numpy as np
 
 from jr_dist.geometry.simd import compiled
 
+#: digest of the files whose loops these call: numba keeps code by this text alone (tools/kernel_digests.py writes it)
+HELPERS = "46c0ef11756dc7f5"
+
 
 @compiled
 def touching_parts(points, starts, tolerance):

@@ -7,8 +7,8 @@ from jr_dist.geometry.gather_lanes import gather, load_integers, multiply_add_in
 from jr_dist.geometry.key_lanes import add_one, below, compress, count, equal, opposite, places, sortable
 from jr_dist.geometry.simd import LANES, bits, compiled, largest, lowest_bit, smallest, splat, store
 
-#: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "8456cb98a8a4eb41"
+#: digest of the files whose loops these call: numba keeps code by this text alone (tools/kernel_digests.py writes it)
+HELPERS = "27d90a7ace9877ca"
 
 _LAST = np.int32(0x7FFFFFFF)
 _THREE = np.int32(3)

@@ -28,8 +28,8 @@ from jr_dist.geometry.simd import (
     subtract,
 )
 
-#: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "efe47bcfbbd93c73"
+#: digest of the files whose loops these call: numba keeps code by this text alone (tools/kernel_digests.py writes it)
+HELPERS = "1207076daca7f410"
 
 #: packets of exact comparison, and of bounds, between two looks at the sum
 _STRIDE, _BOUND_STRIDE = 4, 16

@@ -9,8 +9,8 @@ from jr_dist.geometry.gather_lanes import gather, load_integers, multiply_add_in
 from jr_dist.geometry.kd_order import sort_spatially
 from jr_dist.geometry.simd import LANES, compiled, splat, store
 
-#: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "cff8d352655c919b"
+#: digest of the files whose loops these call: numba keeps code by this text alone (tools/kernel_digests.py writes it)
+HELPERS = "f6a0c99256e4e697"
 
 #: beyond this a squared distance would overflow float32
 LARGEST_COORDINATE = np.float32(1e18)

@@ -21,8 +21,8 @@ from jr_dist.geometry.nearest import search
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.geometry.simd import compiled
 
-#: compiled code is cached by the text of this file alone; a test keeps the digest of the files it calls here
-HELPERS = "ef44bfb3896f125e"
+#: digest of the files whose loops these call: numba keeps code by this text alone (tools/kernel_digests.py writes it)
+HELPERS = "b637a59c9c8b3275"
 
 
 def matched_sums(

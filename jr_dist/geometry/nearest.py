@@ -38,8 +38,8 @@ from jr_dist.geometry.simd import (
     where,
 )
 
-#: compiled code is cached by the text of this file alone; a test keeps the digest of simd.py and leaves.py here
-HELPERS = "0b7ee86fc9ced100"
+#: digest of the files whose loops these call: numba keeps code by this text alone (tools/kernel_digests.py writes it)
+HELPERS = "62ec4b86b07cb425"
 
 _INFINITY = np.float32(np.inf)
 _ZERO = np.float32(0)
