@@ -1,11 +1,13 @@
 """Joints: where parts touch, whatever the order, the side and the sampling."""
 
 import numpy as np
+import pytest
 from geometry_cases import box_source, box_surface
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from jr_dist.geometry.boxes import part_boxes
+from jr_dist.geometry.joint_kernels import agreed_coordinates
 from jr_dist.geometry.joints import KEY_POINTS, Joints, find_joints, joint_gaps, num_connected_components
 from jr_dist.geometry.projection import null_space_dimensions
 
@@ -75,6 +77,8 @@ def test_joints_are_closed_where_nothing_moved_and_opened_by_a_known_amount(seed
 
 
 @given(SEEDS)
+@example(285)  # joints in the middle of two others
+@example(213064437)
 @settings(max_examples=25, deadline=None)
 def test_permuted_parts_give_the_same_joints(seed):
     rng = np.random.default_rng(seed)
@@ -101,6 +105,27 @@ def test_a_mirrored_source_has_mirrored_joints(seed):
     joints = find_joints(source.points * flip, source.part_index, source.centre * flip, source.half_extent)
     np.testing.assert_array_equal(joints.parts, source.joints.parts)
     np.testing.assert_allclose(joints.coordinates, source.joints.coordinates * flip, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([-0.04, 0.0, 0.04], [-0.04, 0.0, 0.04]),  # the middle one would go to either
+        ([-0.02, 0.0, 0.02], [0.0, 0.0, 0.0]),
+        ([-0.04, 0.0, 0.03], [-0.04, 0.015, 0.015]),
+        ([-0.04, 0.0, 0.04, 0.3, 0.34], [-0.04, 0.0, 0.04, 0.32, 0.32]),  # those elsewhere agree all the same
+        ([0.0, 0.01, 0.045, 0.055], [0.005, 0.005, 0.05, 0.05]),
+        ([], []),
+    ],
+)
+def test_joints_in_the_middle_of_two_others_agree_with_neither(values, expected):
+    rng = np.random.default_rng(0)
+    parts = np.stack([np.zeros(len(values), dtype=np.int64), np.arange(1, len(values) + 1)], axis=1)
+    for sign in (1.0, -1.0):
+        order = rng.permutation(len(values))
+        given_values = sign * np.array(values, dtype=np.float64)[order]
+        found = agreed_coordinates(given_values, parts[order], len(values) + 1, 0.05, 1e-6)
+        np.testing.assert_allclose(found, sign * np.array(expected)[order], atol=1e-12)
 
 
 def test_ties_are_averaged_so_that_a_symmetric_contact_has_a_symmetric_joint():

@@ -81,10 +81,12 @@ def snap(points, starts, key_points):
 
 
 @compiled
-def agreed_coordinates(values, parts, num_parts, tolerance):
+def agreed_coordinates(values, parts, num_parts, tolerance, tie):
     """One coordinate of each joint [J], averaged over groups that hang together by parts and span < tolerance.
 
-    Groups grow by the union of least span (complete linkage), so that no coordinate moves by the tolerance.
+    Groups grow by the unions of least span (complete linkage), so that no coordinate moves by the tolerance. Unions
+    within `tie` of the least are made together, or not at all where they are too wide together: a joint in the middle
+    of two others, as symmetric models have them, would go to either by the order of parts.
     """
     num_joints = len(values)
     low, high, total = values.copy(), values.copy(), values.copy()
@@ -94,20 +96,46 @@ def agreed_coordinates(values, parts, num_parts, tolerance):
     for joint in range(num_joints):
         member[joint, parts[joint, 0]] = True
         member[joint, parts[joint, 1]] = True
-    while True:
-        least, into, out = tolerance, -1, -1
+    # What each union would span; infinity where it can't be made.
+    span = np.full((num_joints, num_joints), np.inf)
+    for a in range(num_joints):
+        _measure_unions(a, low, high, size, member, span)
+    while num_joints > 0:
+        least = span.min()
+        if not least < tolerance:
+            break
+        tied = np.arange(num_joints)  # groups that unions of this turn would join have one number
         for a in range(num_joints):
             for b in range(a + 1, num_joints):
-                if size[a] > 0 and size[b] > 0:
-                    span = max(high[a], high[b]) - min(low[a], low[b])
-                    if span < least and (member[a] & member[b]).any():
-                        least, into, out = span, a, b
-        if into < 0:
-            break
-        low[into], high[into] = min(low[into], low[out]), max(high[into], high[out])
-        total[into] += total[out]
-        size[into] += size[out]
-        size[out] = 0.0
-        member[into] |= member[out]
-        group[group == out] = into
+                if span[a, b] <= least + tie and tied[a] != tied[b]:
+                    tied[tied == tied[b]] = tied[a]
+        for into in range(num_joints):
+            joined = np.flatnonzero((tied == tied[into]) & (size > 0))
+            if len(joined) < 2 or joined[0] != into:
+                continue
+            if high[joined].max() - low[joined].min() < tolerance:
+                for out in joined[1:]:
+                    low[into], high[into] = min(low[into], low[out]), max(high[into], high[out])
+                    total[into] += total[out]
+                    size[into] += size[out]
+                    size[out] = 0.0
+                    member[into] |= member[out]
+                    group[group == out] = into
+                    _measure_unions(out, low, high, size, member, span)
+                _measure_unions(into, low, high, size, member, span)
+            else:
+                for a in joined:
+                    for b in joined:
+                        if span[a, b] <= least + tie:
+                            span[a, b] = np.inf
     return total[group] / size[group]
+
+
+@compiled
+def _measure_unions(a, low, high, size, member, span):
+    """Write what the unions of group `a` with each other group span, into its row and column."""
+    for b in range(len(size)):
+        if b != a:
+            possible = size[a] > 0 and size[b] > 0 and (member[a] & member[b]).any()
+            span[a, b] = max(high[a], high[b]) - min(low[a], low[b]) if possible else np.inf
+            span[b, a] = span[a, b]

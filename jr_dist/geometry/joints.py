@@ -11,8 +11,8 @@ from jr_dist.geometry.joint_kernels import agreed_coordinates, snap, touching_pa
 #: The 26 key-points of a box in canonical coordinates: 6 face centres, 12 edge midpoints, 8 corners.
 KEY_POINTS = np.array([k for k in product((-1.0, 0.0, 1.0), repeat=3) if any(k)])
 
-# Two snapped pairs count as equally near within this (canonical units); their midpoints are averaged, so that
-# neither rounding nor the order of parts and key-points decides where a symmetric contact has its joint.
+# Two snapped pairs, or two unions of joints, count as equally near within this (canonical units): neither rounding nor
+# the order of parts and key-points shall decide where a symmetric contact has its joint.
 _TIE = 1e-6
 
 
@@ -57,7 +57,9 @@ def find_joints(
     snapped = snap(samples, starts, centre[:, None] + half_extent[:, None] * KEY_POINTS)
     positions = np.array([_closest_midpoint(snapped[i], snapped[j]) for i, j in parts]).reshape(-1, 3)
     within = float(tolerance if agree_within is None else agree_within)
-    positions = np.stack([agreed_coordinates(axis.copy(), parts, num_parts, within) for axis in positions.T], axis=1)
+    positions = np.stack(
+        [agreed_coordinates(axis.copy(), parts, num_parts, within, _TIE) for axis in positions.T], axis=1
+    )
     return Joints(parts, (positions[:, None] - centre[parts]) / half_extent[parts])
 
 
