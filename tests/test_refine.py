@@ -13,7 +13,7 @@ from jr_dist.geometry.chamfer import chamfer, one_sided
 from jr_dist.geometry.joints import find_joints, joint_gaps
 from jr_dist.geometry.projection import part_parameters
 from jr_dist.models.ido import optimise_inner
-from jr_dist.models.refine import Refinement, mirror_plane, refine, spread_alike, with_mirror_image
+from jr_dist.models.refine import Refinement, mirror_plane, refine, spacing, spread_alike, with_mirror_image
 
 PARTIAL = {"one_sided": True, "prior_weight": 0.02}
 SEEDS = st.integers(0, 2**31)
@@ -171,6 +171,56 @@ def test_the_mirror_image_tells_of_the_hidden_half():
 
     start = one_sided(hidden, deform(geometry, *network)).item()
     assert error(mirror=True) < 0.5 * error(mirror=False) < 0.5 * start
+
+
+def test_the_spacing_is_that_of_a_grid():
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.arange(30.0)] * 2, [0.0]), axis=-1).reshape(-1, 3)
+    clouds = torch.from_numpy(np.stack([rng.permutation(grid), 0.1 * rng.permutation(grid)])).float()
+    torch.testing.assert_close(spacing(clouds) * 2**0.5, torch.tensor([1.0, 0.1]))  # half of a grid has it too
+    surface = torch.from_numpy(box_surface(np.zeros(3), np.ones(3), 4000, rng)).float()[None]
+    apart = (surface[0, :500, None] - surface[0, None]).norm(dim=-1).topk(2, largest=False).values[:, 1]
+    torch.testing.assert_close(spacing(surface)[0], apart.median(), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("given_network", [False, True])
+@pytest.mark.parametrize("partial", [False, True])
+def test_what_is_too_thin_to_be_told_keeps_its_share(partial, given_network):
+    """A board of 0.02 on four legs, its samples 0.04 apart: a chamfer alone lays one face of it on the other."""
+    rng = np.random.default_rng(2)
+    feet = [[x, -0.4, z] for x in (-0.45, 0.45) for z in (-0.35, 0.35)]
+    boxes = np.array([[0.0, 0.01, 0.0], *feet]), np.array([[0.5, 0.01, 0.4], *[[0.04, 0.4, 0.04]] * 4])
+    counts = [600, *[100] * 4]
+
+    def sampled(stretch):
+        points = np.concatenate(
+            [box_surface(c * stretch, h * stretch, n, rng) for c, h, n in zip(*boxes, counts, strict=True)]
+        )
+        return points.astype(np.float64), np.repeat(np.arange(5), counts)
+
+    points, part_index = sampled(np.ones(3))
+    box = part_boxes(points, part_index, 5)
+    source = BoxSource(points, part_index, *box, find_joints(points, part_index, *box))
+    geometry = part_geometry([source], num_points=1000)
+    target = torch.from_numpy(sampled(np.array([1.2, 0.9, 1.1]))[0]).float()[None]
+    network = None
+    if given_network:  # closed joints, the board next to nothing
+        free = optimise_inner(geometry, target, torch.tensor([0]), iterations=12)
+        network = free.centre, free.half_extent
+        assert free.half_extent[0, 0, 1] < 0.3 * geometry.half_extent[0, 0, 1]
+
+    def fitted(**more):
+        how = Refinement(12, **(PARTIAL if partial else {}), **more)
+        return refine(geometry, target, torch.tensor([0]), network, how)
+
+    kept = fitted(thin_scale=0.5)
+    scale = (kept.half_extent / geometry.half_extent)[0]
+    assert scale[0, 1] >= 0.5
+    assert _widest_gap([source], kept.centre, kept.half_extent) < 1e-5
+    thick = torch.from_numpy(sampled(np.array([1.2, 0.9, 1.1]))[0]).float()[None]
+    assert chamfer(deform(geometry, kept.centre, kept.half_extent), thick) < 1.1 * chamfer(
+        deform(geometry, fitted().centre, fitted().half_extent), thick
+    )
 
 
 def test_no_pairs_are_no_trouble():

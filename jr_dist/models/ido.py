@@ -16,7 +16,7 @@ from torch import Tensor
 
 from jr_dist.geometry.chamfer import Backend, choose_backend, spatial_order
 from jr_dist.geometry.part_geometry import PartGeometry
-from jr_dist.geometry.projection import by_axis, by_part, step_back
+from jr_dist.geometry.projection import MINIMUM_SCALE, by_axis, by_part, step_back
 from jr_dist.models.captured import State, replayed
 from jr_dist.models.inner_problem import InnerProblem, Prior, bounded_step, inner_problem, null_space_basis
 
@@ -56,7 +56,7 @@ def optimise_inner(
     one_sided: bool = False,
     prior: Parameters | None = None,
     prior_weight: float = 0.0,
-    minimum_scale: float = 0.05,
+    minimum_scale: float | Float[Tensor, "M P 3"] = MINIMUM_SCALE,
     connectivity: bool = True,
     watch: Watch | None = None,
     backend: Backend = "auto",
@@ -66,8 +66,9 @@ def optimise_inner(
     `one_sided` looks from the target to the source alone, for targets seen in part: give a `prior` then, and a
     `prior_weight` (0.01 to 0.03): that times the squared distance to the prior's parameters is added to the
     loss. `start` has to satisfy the joints: the fit stays as close to them. Half-extents stay above
-    `minimum_scale` of the source's (or of the start's, where they are smaller); minus infinity frees them. Backends are
-    those of `chamfer.chamfer`. On a GPU float32 runs as a CUDA graph, unless somebody watches.
+    `minimum_scale` of the source's (or of the start's, where they are smaller), one share or one for each; minus
+    infinity frees them. Backends are those of `chamfer.chamfer`. On a GPU float32 runs as a CUDA graph, unless somebody
+    watches.
     """
     backend = choose_backend(backend, geometry.points, targets)
     problems = _problems(geometry, targets, target_index, one_sided, prior, prior_weight, backend)

@@ -13,7 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from jr_dist.errors import InputError
+from jr_dist.geometry.chamfer import nearest_neighbours
 from jr_dist.geometry.part_geometry import PartGeometry
+from jr_dist.geometry.projection import MINIMUM_SCALE
 from jr_dist.models.ido import InnerFit, Parameters, optimise_inner
 
 # Boxes of an undeformed source that are each other's mirror image in x = 0 differ by less (canonical units): their
@@ -21,6 +23,9 @@ from jr_dist.models.ido import InnerFit, Parameters, optimise_inner
 _SAME_BOX = 0.05
 # What a flat cloud counts as along the axis that it has no extent on.
 _LEAST_SPREAD = 0.01
+# Half-extents below this many distances between neighbouring samples are thin: the nearest neighbour of a sample is
+# then as likely on the other face, and a chamfer is least where both faces lie on each other.
+_THIN = 2.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Refinement:
     one_sided: bool = False  #: a part of the shape is observed; `prior_weight` has to be above 0 then
     prior_weight: float = 0.0  #: pull towards the network's parameters, or the undeformed source's
     mirror: bool = False  #: add the observation's mirror image; with `one_sided` alone
+    #: least s / s0 of half-extents too thin for the samples to tell; a chamfer alone makes them as thin as it may
+    thin_scale: float = MINIMUM_SCALE
 
     def __post_init__(self) -> None:
         if self.one_sided and not self.prior_weight > 0:
@@ -67,6 +74,10 @@ def refine(
     if how.mirror:
         observed = with_mirror_image(observed[target_index], mirror_plane(geometry, expected[0]))
         target_index = torch.arange(len(observed), device=observed.device)
+    least: float | Tensor = MINIMUM_SCALE
+    if how.thin_scale != MINIMUM_SCALE:
+        least = _least_scales(geometry, observed, target_index, how.thin_scale)
+        starts = [_towards_undeformed(geometry, start, least) for start in starts]
     fits = [
         optimise_inner(
             geometry,
@@ -77,11 +88,21 @@ def refine(
             one_sided=how.one_sided,
             prior=expected if how.prior_weight > 0 else None,
             prior_weight=how.prior_weight,
+            minimum_scale=least,
             connectivity=connectivity,
         )
         for start in starts
     ]
     return reduce(_better, fits)
+
+
+def spacing(points: Float[Tensor, "B N 3"]) -> Float[Tensor, " B"]:
+    """The median distance from a point to the nearest other of its cloud, which has two points or more.
+
+    Of one half of the points to the other half, which lies the square root of two farther apart on a surface.
+    """
+    squared = nearest_neighbours(points[:, ::2].contiguous(), points[:, 1::2].contiguous())[0]
+    return (squared.median(dim=1).values / 2).sqrt()
 
 
 def spread_alike(geometry: PartGeometry, targets: Float[Tensor, "M N2 3"]) -> Parameters:
@@ -97,6 +118,26 @@ def spread_alike(geometry: PartGeometry, targets: Float[Tensor, "M N2 3"]) -> Pa
     real = geometry.part_mask.unsqueeze(-1)
     centre = torch.where(real, wanted + (geometry.centre - mean) * scale, geometry.centre)
     return centre, torch.where(real, geometry.half_extent * scale, geometry.half_extent)
+
+
+def _least_scales(
+    geometry: PartGeometry, observed: Tensor, target_index: Tensor, thin_scale: float
+) -> Float[Tensor, "M P 3"]:
+    """Of each half-extent the least s / s0."""
+    thin = geometry.half_extent < _THIN * spacing(observed)[target_index, None, None]
+    return torch.where(thin, thin_scale, MINIMUM_SCALE)
+
+
+def _towards_undeformed(geometry: PartGeometry, start: Parameters, least: Float[Tensor, "M P 3"]) -> Parameters:
+    """The start itself where half-extents are allowed; else so far on the way to the source that they are.
+
+    Every point on the way satisfies the joints, as both of its ends do.
+    """
+    centre, half_extent = start
+    undeformed = geometry.half_extent
+    lacking = (least * undeformed - half_extent).clamp_min(0) / (undeformed - half_extent).abs().clamp_min(1e-12)
+    share = torch.where(geometry.part_mask[..., None], lacking, 0).clamp_max(1).amax(dim=(1, 2))[:, None, None]
+    return torch.lerp(centre, geometry.centre, share), torch.lerp(half_extent, undeformed, share)
 
 
 def mirror_plane(geometry: PartGeometry, centre: Float[Tensor, "M P 3"]) -> Float[Tensor, " M"]:
