@@ -296,6 +296,23 @@ def test_the_index_beats_the_flags_and_gltf_is_y_up(tmp_path):
     assert [(task.id, task.category, task.up) for task in tasks] == [("a", "stool", "x")]
 
 
+def test_auto_trusts_gltf_and_guesses_where_the_format_does_not_say(tmp_path):
+    """Tables on their backs: a GLB is taken at its word, an STL is set on its feet; the report tells of each turn."""
+    lying = table().apply_transform(trimesh.transformations.rotation_matrix(np.pi / 2, (1, 0, 0)))
+    for name in ("a.glb", "b.glb", "c.stl"):
+        save(tmp_path / "models" / name, lying)
+    (tmp_path / "models" / "index.csv").write_text("file,up_axis\nb.glb,z\n")
+    report = here(tmp_path / "models", tmp_path / "out", up="auto")
+    assert {name: model["up_axis"] for name, model in report.models.items()} == {"a": "y", "b": "z", "c": "z"}
+    assert [name for name, model in report.models.items() if model.get("up_axis_guessed")] == ["c"]
+    lines = report.summary().splitlines()
+    assert "1 file turned from z to y up (by the index or --up)" in lines
+    assert "1 file turned from z to y up (guessed by --up auto; where wrong, say it by --up or an index)" in lines
+    (tmp_path / "models" / "d.gltf").write_text("{}")
+    assert [task.up for task in find_tasks(tmp_path / "models", up="auto")[0]] == ["y", "z", "auto", "y"]
+    assert "turned" not in here(tmp_path / "models" / "a.glb", tmp_path / "alone", up="auto").summary()
+
+
 def test_an_earlier_output_within_the_folder_is_no_input(tmp_path):
     save(tmp_path / "a.obj", table())
     save(tmp_path / "out" / "b.obj", table())

@@ -120,6 +120,7 @@ def test_a_tree_without_the_flag_is_told(tmp_path):
 
 def test_the_single_model_of_a_folder(tmp_path):
     folder = write_model(tmp_path / "2307", chair())
-    tasks, _ = find_tasks(folder, partnet=True)
+    tasks, _ = find_tasks(folder, partnet=True, up="auto")
+    assert tasks[0].up == "y", "nothing is guessed from single surfaces"
     assert [task.id for task in tasks] == ["2307"]
     assert np.isfinite(concatenated(load_partnet(folder, up="z").mesh)[0]).all()

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,30 @@ class IngestReport:
         return sum(sensible(model["part_area_share"]) for model in self.models.values())
 
     def summary(self) -> str:
-        """A few lines for a person: counts, then a line for each file that was left out."""
+        """A few lines for a person: counts, what was done that should be looked at, a line for each file left out."""
         counts = self.manifest.counts
         head = (
             f"{len(self.models)} of {len(self.models) + len(self.skipped)} models used: {counts['sources']} sources, "
             + ", ".join(f"{counts[split]} {split}" for split in SPLITS)
             + f"; {self.num_sensible} with 2 to 16 parts of sensible size"
         )
-        return "\n".join([head, *(f"left out: {self.skipped[file]}" for file in sorted(self.skipped))])
+        left_out = (f"left out: {self.skipped[file]}" for file in sorted(self.skipped))
+        return "\n".join([head, *self._turned(), *left_out])
+
+    def _turned(self) -> Iterator[str]:
+        """How many files were turned, by the axis that was up; guesses apart from what was said."""
+        turned = Counter(
+            ("up_axis_guessed" in model, model["up_axis"])
+            for model in self.models.values()
+            if model["up_axis"] != "y"
+        )
+        for (guessed, axis), count in sorted(turned.items()):
+            why = "guessed by --up auto; where wrong, say it by --up or an index" if guessed else "by the index or --up"
+            yield f"{_files(count)} turned from {axis} to y up ({why})"
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'s' * (count != 1)}"
 
 
 def write_report(

@@ -44,9 +44,9 @@ def find_tasks(
     """The models at or below `path`, by name, and what can already be told of the others (file -> reason).
 
     Every `index.csv` on the way speaks for the files below its folder, `index` for those it names relative
-    to its own folder or to `path`. What the index doesn't say: `up` (glTF is y-up by its standard, so `up`
-    is not asked there), the category is `category`, else the name of the folder the file lies in, else
-    "object". Raises `InputError` where nothing is found.
+    to its own folder or to `path`. What the index doesn't say: `up` (glTF is y-up by its standard, so `up`,
+    `auto` too, is not asked there), the category is `category`, else the name of the folder the file lies in,
+    else "object". Raises `InputError` where nothing is found.
     """
     path = Path(path)
     if not path.exists():
@@ -76,6 +76,8 @@ def _partnet_tasks(path: Path, up: str, category: str | None) -> list[IngestTask
     if not folders:
         raise InputError(f"{path} holds no PartNet model (no {HIERARCHY}); name the folder of the models (data_v0)")
     names = [folder.relative_to(path).as_posix() if folder != path else path.resolve().name for folder in folders]
+    if up == "auto":
+        up = "y"  # as PartNet is; a guess for each surface alone would turn the parts of a model apart
     return [
         IngestTask(str(folder), name, category or partnet_category(folder) or NO_CATEGORY, name, up, partnet=True)
         for folder, name in zip(folders, names, strict=True)
@@ -127,7 +129,7 @@ def _ids(files: list[Path]) -> list[str]:
 def _task(file: Path, root: Path, name: str, row: IndexRow | None, up: str, category: str | None) -> IngestTask:
     inside = file.relative_to(root)
     row = row or IndexRow(inside.as_posix())
-    by_standard = file.suffix.lower() in (".glb", ".gltf") and up != "auto"
+    by_standard = file.suffix.lower() in (".glb", ".gltf")
     folder = inside.parent.name.strip().lower()
     rotation = None if row.rotation is None else tuple(map(tuple, np.asarray(row.rotation).tolist()))
     return IngestTask(

@@ -45,7 +45,8 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
         "--up",
         choices=("x", "y", "z", "-x", "-y", "-z", "auto"),
         default="y",
-        help="the axis that points up where no index says it; glTF is y-up by its standard; auto guesses y or z [y]",
+        help="the axis that points up where neither an index nor the format says it (GLB and glTF are y-up); "
+        "auto guesses y or z, and errs [y]",
     )
     parser.add_argument("--category", metavar="NAME", help="of models that the index does not name [their folder's]")
     parser.add_argument(
