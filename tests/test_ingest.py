@@ -296,6 +296,20 @@ def test_the_index_beats_the_flags_and_gltf_is_y_up(tmp_path):
     assert [(task.id, task.category, task.up) for task in tasks] == [("a", "stool", "x")]
 
 
+def test_an_index_of_a_subfolder_that_is_not_understood_is_refused(tmp_path):
+    """Ignored, its categories would be the folders' names, and nobody would know."""
+    save(tmp_path / "models" / "deep" / "a.obj", table())
+    (tmp_path / "models" / "deep" / "index.csv").write_text("file;category\na.obj;stool\n")
+    told = refused(tmp_path, tmp_path / "models", tmp_path / "out")
+    assert "deep/index.csv, line 1" in told and "'file;category'" in told
+    # Where it speaks of nothing that is read, it is nobody's business.
+    (tmp_path / "models" / "deep").rename(tmp_path / "models" / ".deep")
+    save(tmp_path / "models" / "b.obj", table())
+    assert [task.id for task in find_tasks(tmp_path / "models")[0]] == ["b"]
+    (tmp_path / "models" / ".deep").rename(tmp_path / "models" / "deep")
+    assert [task.id for task in find_tasks(tmp_path / "models" / "b.obj")[0]] == ["b"]
+
+
 def test_auto_trusts_gltf_and_guesses_where_the_format_does_not_say(tmp_path):
     """Tables on their backs: a GLB is taken at its word, an STL is set on its feet; the report tells of each turn."""
     lying = table().apply_transform(trimesh.transformations.rotation_matrix(np.pi / 2, (1, 0, 0)))

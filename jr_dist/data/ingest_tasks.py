@@ -46,7 +46,7 @@ def find_tasks(
     Every `index.csv` on the way speaks for the files below its folder, `index` for those it names relative
     to its own folder or to `path`. What the index doesn't say: `up` (glTF is y-up by its standard, so `up`,
     `auto` too, is not asked there), the category is `category`, else the name of the folder the file lies in,
-    else "object". Raises `InputError` where nothing is found.
+    else "object". Raises `InputError` where nothing is found, and for an index that can't be understood.
     """
     path = Path(path)
     if not path.exists():
@@ -54,7 +54,7 @@ def find_tasks(
     root = path if path.is_dir() else path.parent
     if partnet:
         return _partnet_tasks(path, up, category), {}
-    rows = _index_rows(root, index)
+    rows = _index_rows(path, root, index)
     files = [path] if path.is_file() else _mesh_files(path, leave_out)
     if not files:
         raise InputError(f"folder {path} holds no mesh; allowed are {', '.join(MESH_SUFFIXES)}; name another folder")
@@ -90,7 +90,7 @@ def _mesh_files(folder: Path, leave_out: Path | None) -> list[Path]:
         inside = file.relative_to(folder)
         if file.name == HIERARCHY:
             raise InputError(f"{folder} is a PartNet tree ({inside}); add --partnet, or name another folder")
-        if any(part.startswith(".") for part in inside.parts) or file.suffix.lower() not in MESH_SUFFIXES:
+        if _is_hidden(inside) or file.suffix.lower() not in MESH_SUFFIXES:
             continue
         if file.is_dir() or (leave_out is not None and file.resolve().is_relative_to(leave_out.resolve())):
             continue
@@ -98,16 +98,15 @@ def _mesh_files(folder: Path, leave_out: Path | None) -> list[Path]:
     return found
 
 
-def _index_rows(root: Path, index: str | Path | None) -> dict[Path, IndexRow]:
+def _index_rows(path: Path, root: Path, index: str | Path | None) -> dict[Path, IndexRow]:
     """Rows by the file they speak of. A deeper index wins over a higher one, a given one over all."""
     rows: dict[Path, IndexRow] = {}
-    own = sorted((file for file in root.rglob(INDEX_NAME) if file.is_file()), key=lambda file: len(file.parts))
+    # What lies in folders below a single file's, or in hidden ones, speaks of nothing that is read.
+    found = root.glob(INDEX_NAME) if path.is_file() else root.rglob(INDEX_NAME)
+    own = [file for file in found if file.is_file() and not _is_hidden(file.relative_to(root))]
+    own.sort(key=lambda file: len(file.parts))
     for file in own:
-        try:
-            rows |= {(file.parent / name).resolve(): row for name, row in read_index(file).items()}
-        except InputError as error:
-            if "has no column 'file'" not in str(error):  # somebody else's index.csv
-                raise
+        rows |= {(file.parent / name).resolve(): row for name, row in read_index(file).items()}
     if index is None:
         return rows
     for name, row in read_index(index).items():
@@ -115,6 +114,10 @@ def _index_rows(root: Path, index: str | Path | None) -> dict[Path, IndexRow]:
         below = (root / name).resolve()
         rows[below if below.exists() and not beside.exists() else beside] = row
     return rows
+
+
+def _is_hidden(inside: Path) -> bool:
+    return any(part.startswith(".") for part in inside.parts)
 
 
 def _ids(files: list[Path]) -> list[str]:

@@ -36,28 +36,48 @@ def read_index(path: str | Path) -> dict[str, IndexRow]:
     """The rows of an index file by the `file` column, posix separators. Columns other than `file` may be
     missing.
 
-    Raises `InputError` naming line, column and value where one cannot be understood.
+    Raises `InputError` naming line, column and value where one cannot be understood, and for a file named twice.
     """
     path = Path(path)
+    rows: dict[str, IndexRow] = {}
+    line_of: dict[str, int] = {}
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
-            columns = {name.strip().lower() for name in reader.fieldnames or ()}
-            if "file" not in columns:
-                raise InputError(f"index {path} has no column 'file' (its columns: {sorted(columns)}); add one")
-            rows = [_row(path, number, line) for number, line in enumerate(reader, start=2)]
+            headings = list(reader.fieldnames or ())
+            if "file" not in (heading.strip().lower() for heading in headings):
+                raise InputError(
+                    f"index {path}, line {max(reader.line_num, 1)}: the heading is {','.join(headings)[:200]!r}; allowed "
+                    "are columns separated by commas, one of them 'file'; correct it, or rename a file that is no index"
+                )
+            for cells in reader:
+                number = reader.line_num  # of the row's end: rows may be empty, and cells hold line breaks
+                row = _row(f"index {path}, line {number}", headings, cells)
+                if row.file in line_of:
+                    raise InputError(
+                        f"index {path}, line {number}: file is {row.file!r}, as in line {line_of[row.file]}; "
+                        "allowed is one line a file; remove one of the two"
+                    )
+                if row.file:
+                    rows[row.file], line_of[row.file] = row, number
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"index {path} cannot be read ({error}); give a CSV file in UTF-8") from error
-    return {row.file: row for row in rows if row.file}
+    return rows
 
 
-def _row(path: Path, number: int, line: dict) -> IndexRow:
+def _row(where: str, headings: list[str], cells: dict) -> IndexRow:
+    beyond = cells.get(None, [])  # where DictReader puts what has no heading
+    if any(cell.strip() for cell in beyond):
+        found = ",".join([*(cells[heading] for heading in headings), *beyond])
+        raise InputError(
+            f"{where}: {found[:200]!r} has {len(headings) + len(beyond)} cells; allowed are {len(headings)}, one a "
+            'heading; write decimals with a point and cells that hold commas in double quotes ("...")'
+        )
     values = {
         key.strip().lower(): value.strip()
-        for key, value in line.items()
+        for key, value in cells.items()
         if isinstance(key, str) and isinstance(value, str)
     }
-    where = f"index {path}, line {number}"
     return IndexRow(
         file=Path(values.get("file", "")).as_posix() if values.get("file") else "",
         category=values.get("category", ""),
