@@ -12,6 +12,7 @@ from PIL import Image
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
+from jr_dist.data.build import build_source
 from jr_dist.data.file_parts import find_parts
 from jr_dist.data.mesh_files import MESH_SUFFIXES, load_mesh_file, read_index
 from jr_dist.data.part_mesh import concatenated, from_glb, to_glb
@@ -226,6 +227,27 @@ def test_the_guessed_up_axis_of_a_table(tmp_path):
     for name in "yz":
         told = load_mesh_file(tmp_path / f"{name}.stl", up="auto").provenance
         assert told["up_axis"] == name and told["up_axis_guessed"]
+
+
+def test_an_stl_shares_its_vertices_and_is_sampled_like_its_loose_triangles(tmp_path):
+    """Closed solids come back closed, triangle by triangle as they were; a PLY keeps the vertices that it has."""
+    solids = [trimesh.creation.box((1, 2, 3)), trimesh.creation.icosphere(radius=0.7), trimesh.creation.torus(1, 0.2)]
+    for number, solid in enumerate(solids):
+        solid.apply_translation((4 * number, -1.0, 0.3))
+    together = trimesh.util.concatenate(solids)
+    corners_of_faces = np.arange(3 * len(together.faces)).reshape(-1, 3)
+    loose = trimesh.Trimesh(together.triangles.reshape(-1, 3).astype(np.float32), corners_of_faces, process=False)
+    read = {}
+    for suffix in ("stl", "ply"):
+        loose.export(tmp_path / f"solids.{suffix}")
+        read[suffix] = load_mesh_file(tmp_path / f"solids.{suffix}").mesh
+    (merged,), (kept,) = read["stl"].pieces[0], read["ply"].pieces[0]
+    assert merged.is_watertight and len(merged.vertices) == len(together.vertices)
+    assert len(kept.vertices) == 3 * len(together.faces)
+    assert np.array_equal(merged.triangles, kept.triangles)
+    about = {"id": "x", "category": "x", "num_points": 512, "seed": 0, "provenance": {}}
+    one, other = (build_source(read[suffix], **about) for suffix in ("stl", "ply"))
+    assert one.points.tobytes() == other.points.tobytes() and one.centre.tobytes() == other.centre.tobytes()
 
 
 # --- bad files

@@ -129,9 +129,27 @@ def _read_scene(path: Path) -> list[tuple[str, trimesh.Trimesh]]:
         transform, geometry = scene.graph.get(node)
         mesh = scene.geometry[geometry]
         if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces):
-            found.append((order[geometry], _node_name(scene, node, mesh, path), _placed(mesh, transform)))
+            name = _node_name(scene, node, mesh, path)
+            if path.suffix.lower() == ".stl":
+                mesh = _with_shared_vertices(mesh)
+            found.append((order[geometry], name, _placed(mesh, transform)))
     found.sort(key=lambda item: item[0])  # as in the file: the graph is walked from its end
     return [(name, mesh) for _, name, mesh in found]
+
+
+def _with_shared_vertices(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """One vertex where several are equal, in the order of the first of each; faces keep their order.
+
+    An STL writes the corners of each triangle anew: what was closed would be loose triangles to whoever opens it.
+    """
+    vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
+    order = np.lexsort(vertices.T)  # stable: of equal ones the first comes first
+    other = np.append(True, (np.diff(vertices[order], axis=0) != 0).any(axis=1))
+    first = order[other]
+    same_as = np.empty(len(vertices), np.int64)
+    same_as[order] = first[np.cumsum(other) - 1]
+    kept, place = np.unique(same_as, return_inverse=True)
+    return trimesh.Trimesh(vertices[kept], place[faces], process=False)
 
 
 def _node_name(scene: trimesh.Scene, node: str, mesh: trimesh.Trimesh, path: Path) -> str:

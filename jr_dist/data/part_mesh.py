@@ -1,8 +1,9 @@
 """A mesh cut into named parts, and its form on disk: a GLB with one top-level node a part.
 
-A part holds one trimesh piece a material. Vertices are never merged or reordered; normals are kept only where
-the author gave them (`with_normals`), never the ones trimesh computes on the way, so equal content gives
-equal bytes.
+A part holds one trimesh piece a material. Vertices are never merged or reordered: where a file repeats one,
+its author may have meant a seam. Only an STL can't say so: its equal vertices are merged as it is read
+(`mesh_files.py`). Normals are kept only where the author gave them (`with_normals`), never the ones trimesh
+computes on the way, so equal content gives equal bytes.
 """
 
 from __future__ import annotations
