@@ -244,6 +244,18 @@ def test_two_hundred_parts(tmp_path, suffix):
     assert faces == 200 * 12
 
 
+@pytest.mark.parametrize(("count", "grouped"), [(16, False), (17, True)])
+def test_files_whose_parts_were_merged_are_counted(tmp_path, count, grouped):
+    rng = np.random.default_rng(0)
+    save(tmp_path / "many.glb", trimesh.Scene([box(rng.uniform(0.02, 0.2, 3), rng.random(3)) for _ in range(count)]))
+    report = here(tmp_path / "many.glb", tmp_path / "out")
+    told = read_report(tmp_path / "out")["used"][0]
+    assert told == {"id": "many", "role": "source", **report.models["many"]}
+    assert told.get("grouped_from") == (count if grouped else None)
+    assert (told["num_parts"] < count) == grouped
+    assert ("1 file had more than 16 parts" in report.summary()) == grouped
+
+
 def test_duplicate_and_degenerate_faces(tmp_path):
     mesh = table().to_mesh()
     twice = np.concatenate([mesh.faces, mesh.faces[:20], mesh.faces[:, ::-1], np.repeat(mesh.faces[:5, :1], 3, axis=1)])

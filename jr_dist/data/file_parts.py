@@ -29,12 +29,13 @@ def find_parts(
     if nodes.num_parts == 1:
         rule = "connected_components"  # a single node tells nothing
     vertices, faces, node = concatenated(nodes)
-    if rule == "nodes":
-        part = node if nodes.num_parts <= max_parts else _grouped(vertices, faces, node, max_parts)
-    elif rule == "nodes_or_components":
-        part = _within_nodes(vertices, faces, node, max_parts)
-    else:
+    if rule == "connected_components":
         part = segment(vertices, faces, max_parts=max_parts)
+    else:
+        part = node if rule == "nodes" else _within_nodes(vertices, faces, node, max_parts)
+    count = int(part.max()) + 1
+    if count > max_parts:
+        part = segment(vertices, faces, pieces=part, join_below=0.0, max_parts=max_parts)
     mesh = _cut(nodes, part, by_node=rule != "connected_components")
     shares = np.bincount(part, triangle_areas(vertices, faces))
     how = {
@@ -42,6 +43,8 @@ def find_parts(
         "file_nodes": nodes.num_parts,
         "part_area_share": [round(float(share), 5) for share in shares / shares.sum()],
     }
+    if count > max_parts:
+        how["grouped_from"] = count
     return mesh, how
 
 
@@ -51,18 +54,14 @@ def sensible(part_area_share: list[float]) -> bool:
     return 2 <= len(sizes) <= MAX_PARTS and bool(sizes.max() <= 0.95 and sizes.min() >= 0.0005)
 
 
-def _grouped(vertices: np.ndarray, faces: np.ndarray, pieces: np.ndarray, max_parts: int) -> np.ndarray:
-    return segment(vertices, faces, pieces=pieces, join_below=0.0, max_parts=max_parts)
-
-
 def _within_nodes(vertices: np.ndarray, faces: np.ndarray, node: np.ndarray, max_parts: int) -> np.ndarray:
-    """Components of each node on its own; grouped, also across nodes, where there are too many."""
+    """Components of each node on its own."""
     part, count = np.empty(len(faces), np.int64), 0
     for index in range(int(node.max()) + 1):
         own = node == index
         part[own] = segment(vertices, faces[own], max_parts=max_parts) + count
         count = int(part[own].max()) + 1
-    return part if count <= max_parts else _grouped(vertices, faces, part, max_parts)
+    return part
 
 
 def _cut(nodes: PartMesh, part: np.ndarray, *, by_node: bool) -> PartMesh:

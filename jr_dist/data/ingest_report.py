@@ -19,6 +19,7 @@ from jr_dist.data.file_parts import sensible
 from jr_dist.data.manifest import SPLITS, Manifest, canonical_json
 from jr_dist.data.render import contact_sheet
 from jr_dist.data.table_reader import Dataset
+from jr_dist.geometry.segmentation import MAX_PARTS
 
 REPORT = "ingest.json"
 CONTACT_SHEET = "contact_sheet.png"
@@ -46,7 +47,7 @@ class IngestReport:
             + f"; {self.num_sensible} with 2 to 16 parts of sensible size"
         )
         left_out = (f"left out: {self.skipped[file]}" for file in sorted(self.skipped))
-        return "\n".join([head, *self._turned(), *left_out])
+        return "\n".join([head, *self._turned(), *self._grouped(), *left_out])
 
     def _turned(self) -> Iterator[str]:
         """How many files were turned, by the axis that was up; guesses apart from what was said."""
@@ -58,6 +59,14 @@ class IngestReport:
         for (guessed, axis), count in sorted(turned.items()):
             why = "guessed by --up auto; where wrong, say it by --up or an index" if guessed else "by the index or --up"
             yield f"{_files(count)} turned from {axis} to y up ({why})"
+
+    def _grouped(self) -> Iterator[str]:
+        grouped = sum("grouped_from" in model for model in self.models.values())
+        if grouped:
+            yield (
+                f"{_files(grouped)} had more than {MAX_PARTS} parts: similar and near ones were merged "
+                f"({REPORT}: grouped_from)"
+            )
 
 
 def _files(count: int) -> str:
