@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import trimesh
 from PIL import Image
 
 from jr_dist.config import ClusterConfig
-from jr_dist.data.dataset import iter_targets, open_dataset, read_sources
+from jr_dist.data.dataset import iter_targets, open_dataset, read_sources, require_rows
 from jr_dist.data.file_parts import sensible
 from jr_dist.data.ingest import ingest
 from jr_dist.data.ingest_file import ingest_file, try_ingest_file
@@ -254,6 +255,21 @@ def test_files_whose_parts_were_merged_are_counted(tmp_path, count, grouped):
     assert told.get("grouped_from") == (count if grouped else None)
     assert (told["num_parts"] < count) == grouped
     assert ("1 file had more than 16 parts" in report.summary()) == grouped
+
+
+@pytest.mark.parametrize(("num_sources", "trainable"), [(1, True), (4, True), (5, False), (6, False), (7, False)])
+def test_a_dataset_that_cannot_be_trained_on_says_so(tmp_path, num_sources, trainable):
+    """Said of those alone that `train` refuses for want of targets."""
+    for seed in range(7):
+        save(tmp_path / "models" / f"{seed}.glb", table(seed))
+    report = here(tmp_path / "models", tmp_path / "out", num_sources=num_sources, pictures=False)
+    counts = report.manifest.counts
+    assert sum(counts.values()) == 7 and trainable == bool(counts["train"] and counts["val"])
+    assert ("nothing can be trained" in report.summary()) != trainable
+    opened = open_dataset(tmp_path / "out")
+    with nullcontext() if trainable else pytest.raises(InputError, match="split"):
+        for split in ("train", "val"):
+            require_rows(opened, split)
 
 
 def test_duplicate_and_degenerate_faces(tmp_path):

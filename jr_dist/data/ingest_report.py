@@ -47,7 +47,16 @@ class IngestReport:
             + f"; {self.num_sensible} with 2 to 16 parts of sensible size"
         )
         left_out = (f"left out: {self.skipped[file]}" for file in sorted(self.skipped))
-        return "\n".join([head, *self._turned(), *self._grouped(), *left_out])
+        return "\n".join([head, *self._too_few(), *self._turned(), *self._grouped(), *left_out])
+
+    def _too_few(self) -> Iterator[str]:
+        counts = self.manifest.counts
+        if not (counts["train"] and counts["val"]):
+            yield (
+                f"nothing can be trained on this dataset, and so nothing fitted: `train` needs targets, but "
+                f"{counts['train']} are in train and {counts['val']} in val; lower --num-sources, or add models until "
+                "a category has three that are no source"
+            )
 
     def _turned(self) -> Iterator[str]:
         """How many files were turned, by the axis that was up; guesses apart from what was said."""
