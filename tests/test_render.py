@@ -131,3 +131,14 @@ def test_contact_sheet_holds_every_picture():
     np.testing.assert_array_equal(sheet[68:88, :30], images[2])
     clear = render.contact_sheet([np.zeros((8, 8, 4), np.uint8)])
     assert (np.asarray(clear) == 255).all()
+
+
+def test_a_numbered_label_shows_its_number_apart_and_its_name_on_small_pictures():
+    """As wide a gap as a letter, where one space of the font is 2 pixels; the folder never pushes the name out."""
+    font = render._label_font()
+    for name in ("table 0", "4 legs", "Wing"):
+        number, _, rest = render.numbered_label(6, f"Tables/{name}").partition(" ")
+        assert number == "6" and rest.strip() == name
+        assert font.getlength(render.numbered_label(6, name)) - font.getlength("6") - font.getlength(name) >= 5
+    assert render._fitted(render.numbered_label(3, "some chairs/chair0"), 64 - 8, font).endswith("chair0")
+    assert render._fitted(render.numbered_label(13, "a/" + "long" * 9), 64 - 8, font).startswith("13   long")

@@ -17,7 +17,7 @@ import numpy as np
 from jr_dist import storage
 from jr_dist.data.file_parts import sensible
 from jr_dist.data.manifest import SPLITS, Manifest, canonical_json
-from jr_dist.data.render import contact_sheet
+from jr_dist.data.render import contact_sheet, numbered_label
 from jr_dist.data.table_reader import Dataset
 from jr_dist.geometry.segmentation import MAX_PARTS
 
@@ -101,7 +101,7 @@ def write_report(
     storage.write_bytes(filesystem, f"{folder}/{REPORT}", text.encode())
     if pictures:
         names = sorted(pictures)
-        labels = [f"{models[name]['num_parts']} {Path(name).name}" for name in names]
+        labels = [numbered_label(models[name]["num_parts"], name) for name in names]
         buffer = io.BytesIO()
         contact_sheet([pictures[name] for name in names], labels, columns=12).save(buffer, format="PNG")
         storage.write_bytes(filesystem, f"{folder}/{CONTACT_SHEET}", buffer.getvalue())

@@ -186,7 +186,7 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     if title:
         draw.text((8, 6), title, fill=(20, 20, 20), font=ImageFont.load_default(16))
-    font = ImageFont.load_default(11)
+    font = _label_font()
     for i, image in enumerate(images):
         left, top = (i % columns) * width, head + (i // columns) * (height + text)
         sheet.paste(Image.fromarray(on_background(image)), (left, top))
@@ -198,6 +198,16 @@ def contact_sheet(
                 font=font,
             )
     return sheet
+
+
+def numbered_label(number: int, name: str) -> str:
+    """A label of the contact sheet: the number first, where it is never cut, then what follows the last slash of the
+    name, for which alone small pictures have room."""
+    return f"{number}   {name.rsplit('/', 1)[-1]}"  # the font's space is 2 pixels wide: one would not be seen
+
+
+def _label_font():
+    return ImageFont.load_default(11)
 
 
 def _fitted(label: str, width: float, font) -> str:

@@ -33,7 +33,7 @@ from jr_dist.data.image_files import (
     write_manifest,
 )
 from jr_dist.data.image_table import open_images
-from jr_dist.data.render import contact_sheet
+from jr_dist.data.render import contact_sheet, numbered_label
 from jr_dist.data.render_shapes import Shapes, open_shapes
 from jr_dist.data.render_views import (
     DEPTH_STEP,
@@ -277,7 +277,7 @@ def _sheet(dataset: Dataset) -> bytes:
         count = min(len(pictures), max(1, _SHEET // len(manifest["tables"])))
         rows, views = np.linspace(0, len(pictures) - 1, count).astype(int), np.arange(count) % told["num_views"]
         images += [np.asarray(Image.open(io.BytesIO(data)).convert("RGBA")) for data in pictures.png(rows, views)]
-        labels += [f"{name} view {view}" for name, view in zip(pictures.ids(rows), views)]
+        labels += [numbered_label(int(view), name) for name, view in zip(pictures.ids(rows), views)]
     buffer = io.BytesIO()
     contact_sheet(images, labels, columns=8).save(buffer, format="PNG")
     return buffer.getvalue()
