@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from ingest_cases import box, here, refused, save, table
 from PIL import Image
 
 from jr_dist.config import ClusterConfig
@@ -26,35 +27,6 @@ from jr_dist.data.records import SourceModel, TargetShape
 from jr_dist.errors import InputError
 from jr_dist.geometry.frames import apply_transform
 from jr_dist.progress import progress
-
-here = partial(ingest, num_points=64, local=True)
-
-
-def table(seed=0, scale=1.0) -> trimesh.Scene:
-    """A top and four legs, each a node, of sizes that depend on the seed."""
-    width, depth, height = np.random.default_rng(seed).uniform((0.8, 0.5, 0.4), (2.0, 1.0, 1.1))
-    scene = trimesh.Scene()
-    scene.add_geometry(box((width, 0.04, depth), (0, height, 0), scale), node_name="top")
-    for number, (x, z) in enumerate((x, z) for x in (-1, 1) for z in (-1, 1)):
-        leg = box((0.05, height, 0.05), (x * (width / 2 - 0.05), height / 2, z * (depth / 2 - 0.05)), scale)
-        scene.add_geometry(leg, node_name=f"leg {number}")
-    return scene
-
-
-def box(extents, centre=(0, 0, 0), scale=1.0):
-    mesh = trimesh.creation.box(np.array(extents) * scale)
-    mesh.apply_translation(np.array(centre) * scale)
-    return mesh
-
-
-def save(path, scene) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".glb":
-        path.write_bytes(scene.export(file_type="glb"))
-    else:
-        scene.to_mesh().export(path)
-    return path
-
 
 BAD = {
     "bad/empty.stl": b"",
@@ -164,16 +136,6 @@ def test_the_split_seed_moves_roles_but_no_model(models, dataset, tmp_path):
 
 # --- bad input
 # -----------------------------------------------------------------------------------------------------
-
-
-def refused(tmp_path, *args, **options) -> str:
-    """The message of a refusal that leaves nothing behind."""
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(InputError) as caught:
-        here(*args, **options)
-    assert sorted(tmp_path.rglob("*")) == before
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("name", sorted(BAD))
@@ -297,69 +259,6 @@ def test_sensible_sizes():
     assert sensible([0.5, 0.3, 0.2]) and sensible([1 / 16] * 16)
     assert not sensible([1.0]) and not sensible([0.97, 0.03]) and not sensible([0.9, 0.0999, 0.0001])
     assert not sensible([1 / 17] * 17)
-
-
-# --- which files, which ids
-# ---------------------------------------------------------------------------------------------
-
-
-def test_ids_stay_apart(tmp_path):
-    for name in ("a.obj", "a.stl", "a.obj.ply", "b/a.obj", "c.glb"):
-        save(tmp_path / name, table())
-    tasks, _ = find_tasks(tmp_path)
-    assert [task.id for task in tasks] == ["a.obj", "a.obj.ply", "a.stl", "b/a", "c"]
-
-
-def test_the_index_beats_the_flags_and_gltf_is_y_up(tmp_path):
-    for name in ("a.obj", "b.stl", "c.glb"):
-        save(tmp_path / name, table())
-    (tmp_path / "index.csv").write_text("file,up_axis,category\na.obj,x,stool\ngone.obj,y,chair\n")
-    tasks, missing = find_tasks(tmp_path, up="z", category="desk")
-    assert [(task.up, task.category) for task in tasks] == [("x", "stool"), ("z", "desk"), ("y", "desk")]
-    assert list(missing) == ["gone.obj"]
-    (tmp_path / "other.csv").write_text("file,up_axis\nc.glb,z\n")
-    tasks, _ = find_tasks(tmp_path, index=tmp_path / "other.csv")
-    assert [task.up for task in tasks] == ["x", "y", "z"]
-    tasks, _ = find_tasks(tmp_path / "a.obj")
-    assert [(task.id, task.category, task.up) for task in tasks] == [("a", "stool", "x")]
-
-
-def test_an_index_of_a_subfolder_that_is_not_understood_is_refused(tmp_path):
-    """Ignored, its categories would be the folders' names, and nobody would know."""
-    save(tmp_path / "models" / "deep" / "a.obj", table())
-    (tmp_path / "models" / "deep" / "index.csv").write_text("file;category\na.obj;stool\n")
-    told = refused(tmp_path, tmp_path / "models", tmp_path / "out")
-    assert "deep/index.csv, line 1" in told and "'file;category'" in told
-    # Where it speaks of nothing that is read, it is nobody's business.
-    (tmp_path / "models" / "deep").rename(tmp_path / "models" / ".deep")
-    save(tmp_path / "models" / "b.obj", table())
-    assert [task.id for task in find_tasks(tmp_path / "models")[0]] == ["b"]
-    (tmp_path / "models" / ".deep").rename(tmp_path / "models" / "deep")
-    assert [task.id for task in find_tasks(tmp_path / "models" / "b.obj")[0]] == ["b"]
-
-
-def test_auto_trusts_gltf_and_guesses_where_the_format_does_not_say(tmp_path):
-    """Tables on their backs: a GLB is taken at its word, an STL is set on its feet; the report tells of each turn."""
-    lying = table().apply_transform(trimesh.transformations.rotation_matrix(np.pi / 2, (1, 0, 0)))
-    for name in ("a.glb", "b.glb", "c.stl"):
-        save(tmp_path / "models" / name, lying)
-    (tmp_path / "models" / "index.csv").write_text("file,up_axis\nb.glb,z\n")
-    report = here(tmp_path / "models", tmp_path / "out", up="auto")
-    assert {name: model["up_axis"] for name, model in report.models.items()} == {"a": "y", "b": "z", "c": "z"}
-    assert [name for name, model in report.models.items() if model.get("up_axis_guessed")] == ["c"]
-    lines = report.summary().splitlines()
-    assert "1 file turned from z to y up (by the index or --up)" in lines
-    assert "1 file turned from z to y up (guessed by --up auto; where wrong, say it by --up or an index)" in lines
-    (tmp_path / "models" / "d.gltf").write_text("{}")
-    assert [task.up for task in find_tasks(tmp_path / "models", up="auto")[0]] == ["y", "z", "auto", "y"]
-    assert "turned" not in here(tmp_path / "models" / "a.glb", tmp_path / "alone", up="auto").summary()
-
-
-def test_an_earlier_output_within_the_folder_is_no_input(tmp_path):
-    save(tmp_path / "a.obj", table())
-    save(tmp_path / "out" / "b.obj", table())
-    tasks, _ = find_tasks(tmp_path, leave_out=tmp_path / "out")
-    assert [task.id for task in tasks] == ["a"]
 
 
 # --- time and death
