@@ -61,6 +61,29 @@ def test_a_source_comes_back_in_the_frame_of_the_input(tmp_path: Path) -> None:
     assert result.candidates[1].chamfer_after_x100 > 2 * best.chamfer_after_x100
 
 
+def test_a_georeferenced_scan_is_fitted_where_it_stands(tmp_path: Path) -> None:
+    wanted = moved(MESHES["table-a"], up="z", scale=0.8, shift=(563214.37, 312.55, 5401882.91))
+    vertices, faces, _ = concatenated(wanted)
+    near = vertices - vertices[0]  # sampled there: trimesh is not to round either
+    points = vertices[0] + trimesh.Trimesh(near, faces, process=False).sample(4000, seed=1)
+    np.savetxt(tmp_path / "utm.xyz", points, fmt="%.6f")
+    (result,) = fit("run", [tmp_path / "utm.xyz"], out=tmp_path / "out", up="z", top_k=1, num_points=NUM_POINTS)
+    assert result.warnings == ()
+    path = tmp_path / "out" / "utm" / "rank-1.glb"
+    found = from_glb(path.read_bytes())
+    assert found.names == wanted.names
+    # A cloud's box ends a little before the surface does; what the file holds is exact to the model's parameters.
+    np.testing.assert_allclose(concatenated(found)[0], vertices, rtol=0, atol=0.01)
+    scene = trimesh.load_scene(path)
+    assert sorted(scene.graph.transforms.children["world"]) == sorted(wanted.names)
+    to_file = np.array(read_result(path.parent)["transform"])
+    for part in result.candidates[0].parts:
+        matrix, geometry = scene.graph[part.name]
+        corners = apply_transform(invert_transform(to_file), scene.geometry[geometry].vertices + matrix[:3, 3])
+        np.testing.assert_allclose((corners.min(0) + corners.max(0)) / 2, part.centre, atol=1e-6)
+        np.testing.assert_allclose(np.ptp(corners, axis=0) / 2, part.half_extent, atol=1e-6)
+
+
 @pytest.mark.parametrize("up", ["x", "y", "z", "-x", "-y", "-z"])
 @pytest.mark.parametrize("suffix", [".ply", ".xyz", ".npy", ".npz", ".obj", ".stl", ".off"])
 def test_every_format_and_axis_gives_the_same_answer(tmp_path: Path, up: str, suffix: str) -> None:

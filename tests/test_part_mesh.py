@@ -14,6 +14,8 @@ from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from jr_dist.data.build import build_source
+from jr_dist.data.file_parts import find_parts
+from jr_dist.data.mesh_files import load_mesh_file
 from jr_dist.data.part_mesh import (
     PartMesh,
     concatenated,
@@ -175,6 +177,60 @@ def test_file_with_nested_and_moved_nodes():
     mesh = from_glb(data)
     assert mesh.names == ("desk",)
     np.testing.assert_allclose(concatenated(mesh)[0].mean(axis=0), (5, 0, 0))
+
+
+def frame(scale: float, shift) -> np.ndarray:
+    """Turned by a quarter about x, so that more than the scale is seen to be kept."""
+    transform = np.eye(4)
+    transform[:3, :3] = scale * np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
+    transform[:3, 3] = shift
+    return transform
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"),
+    [
+        (0.7, (563214.37, 312.55, 5401882.91)),
+        (700.0, (5.6e8, 3e5, -5.4e9)),
+        (1e-9, (0, 2e-5, 0)),
+        (0.7, (0, 40, 0)),
+    ],
+)
+def test_far_from_the_origin_nothing_is_rounded(scale: float, shift, tmp_path):
+    mesh, transform = chair(), frame(scale, shift)
+    wanted = transformed(mesh, transform)
+    vertices, faces, part_of_face = concatenated(wanted)
+    tolerance = {"rtol": 0, "atol": 1e-6 * np.linalg.norm(np.ptp(vertices, axis=0)) + 2e-15 * np.abs(shift).max()}
+    data = to_glb(mesh, transform)
+
+    back = from_glb(data)
+    assert back.names == mesh.names and [len(p) for p in back.pieces] == [2, 1]
+    np.testing.assert_allclose(concatenated(back)[0], vertices, **tolerance)
+    np.testing.assert_array_equal(concatenated(back)[1], faces)
+    np.testing.assert_array_equal(concatenated(back)[2], part_of_face)
+    np.testing.assert_allclose(normals_of(back.pieces[1][0]), normals_of(wanted.pieces[1][0]), atol=1e-6)
+
+    # As others read it: part nodes under their own names at the top, and the same places however they ask.
+    scene = trimesh.load_scene(io.BytesIO(data), file_type="glb", process=False)
+    assert sorted(scene.graph.transforms.children["world"]) == ["back", "seat"]
+    assert sorted(scene.graph.transforms.children["seat"]) == ["seat/0", "seat/1"]
+    corners = vertices.min(axis=0), vertices.max(axis=0)
+    for asked in (scene, scene.to_geometry(), trimesh.util.concatenate(scene.dump())):
+        for found, expected in zip(asked.bounds, corners, strict=True):
+            np.testing.assert_allclose(found, expected, **tolerance)
+    (tmp_path / "far.glb").write_bytes(data)
+    again = find_parts(load_mesh_file(tmp_path / "far.glb"))[0]
+    (tmp_path / "near.glb").write_bytes(to_glb(mesh))
+    assert again.names == find_parts(load_mesh_file(tmp_path / "near.glb"))[0].names
+    np.testing.assert_allclose(concatenated(again)[0], vertices, **tolerance)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"), [(0.7, (0, 0, 0)), (0.7, (1, 2, 3)), (0.7, (5, -9, 10)), (1e-11, (9e-9, -5e-9, 0))]
+)
+def test_near_the_origin_the_transform_is_in_the_vertices(scale: float, shift):
+    transform = frame(scale, shift)
+    assert to_glb(chair(), transform) == to_glb(transformed(chair(), transform))
 
 
 @pytest.mark.parametrize("data", [b"", b"glTF", b"solid cube", to_glb(chair())[:200], to_glb(chair())[:-40]])

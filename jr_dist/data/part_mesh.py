@@ -25,6 +25,8 @@ from jr_dist.errors import InputError
 from jr_dist.geometry.boxes import deform_vertices
 
 NORMAL = "normal"  # the vertex attribute that holds given normals; trimesh's own cache can't tell given from computed
+_ROUNDING = 1e-6  # of the mesh's diagonal, by which float32 may move a vertex
+_NO_MOVE = 1e-6  # a translation below this stays in the vertices
 _ROOT = "world"  # trimesh's base frame: no part may bear this name
 
 
@@ -126,11 +128,13 @@ def deformed(mesh: PartMesh, source: SourceModel, centre: np.ndarray, half_exten
 def to_glb(mesh: PartMesh, transform: np.ndarray | None = None) -> bytes:
     """The mesh as GLB: node NAME a part, with children NAME/0, NAME/1 ... where the part has several pieces.
 
-    `transform` (4x4) is applied to the vertices first. Vertices are stored as float32. Equal content gives
+    `transform` (4x4) is applied to the vertices first. Vertices are stored as float32: where these would be rounded
+    noticeably, far from the origin, the transform's translation becomes that of the part nodes. Equal content gives
     equal bytes.
     """
+    translation = None
     if transform is not None:
-        mesh = transformed(mesh, transform)
+        mesh, translation = _near_origin(mesh, np.asarray(transform, np.float64))
     scene = trimesh.Scene(base_frame=_ROOT)
     exported: dict[int, PBRMaterial] = {}
     for name, pieces in zip(mesh.names, mesh.pieces, strict=True):
@@ -142,7 +146,14 @@ def to_glb(mesh: PartMesh, transform: np.ndarray | None = None) -> bytes:
         for index, piece in enumerate(ready):
             child = f"{name}/{index}"
             scene.add_geometry(piece, node_name=child, geom_name=child, parent_node_name=name)
-    return export_glb(scene, unitize_normals=False, tree_postprocessor=_drop_root)
+
+    def finish(tree: dict[str, Any]) -> None:
+        _drop_root(tree)
+        if translation is not None:
+            for root in tree["scenes"][0]["nodes"]:
+                tree["nodes"][root]["translation"] = translation.tolist()
+
+    return export_glb(scene, unitize_normals=False, tree_postprocessor=finish)
 
 
 def from_glb(data: bytes) -> PartMesh:
@@ -164,6 +175,21 @@ def from_glb(data: bytes) -> PartMesh:
         )
     pieces = tuple(tuple(_clean(x) for x in _node_pieces(scene, nodes, root)) for root in roots)
     return PartMesh(names, pieces)
+
+
+def _near_origin(mesh: PartMesh, transform: np.ndarray) -> tuple[PartMesh, np.ndarray | None]:
+    """The mesh under `transform`, all of it or, where float32 would round that, but for the translation (3,) given."""
+    whole = transformed(mesh, transform)
+    vertices = concatenated(whole)[0]
+    rounding = np.abs(vertices).max(initial=0.0) * np.finfo(np.float32).eps / 2
+    # Readers, trimesh among them, take a node that moves by next to nothing, whatever the units, for one that stays.
+    if np.abs(transform[:3, 3]).max() < _NO_MOVE:
+        return whole, None
+    if len(vertices) == 0 or rounding <= _ROUNDING * np.linalg.norm(np.ptp(vertices, axis=0)):
+        return whole, None
+    linear = transform.copy()
+    linear[:3, 3] = 0
+    return transformed(mesh, linear), transform[:3, 3]
 
 
 def _rebuilt(
@@ -213,7 +239,9 @@ def _node_pieces(scene: trimesh.Scene, nodes: Sequence[dict[str, Any]], index: i
     for holder in holders:
         matrix, geometry = scene.graph[holder]
         if geometry is not None and isinstance(piece := scene.geometry[geometry], trimesh.Trimesh):
-            found.append(piece if np.array_equal(matrix, np.eye(4)) else piece.copy().apply_transform(matrix))
+            # The cache holds the file's normals, which turn with the node.
+            moved = piece if np.array_equal(matrix, np.eye(4)) else piece.copy(include_cache=True)
+            found.append(moved if moved is piece else moved.apply_transform(matrix))
     for child in node.get("children", []):
         found += _node_pieces(scene, nodes, child)
     return found

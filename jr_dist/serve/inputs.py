@@ -27,7 +27,6 @@ INDEX_NAME = "index.csv"
 _SUFFIXES = tuple(sorted({*MESH_SUFFIXES, *CLOUD_SUFFIXES, ".ply"}))
 _ALLOWED = ", ".join((*_SUFFIXES, *PHOTO_SUFFIXES))
 _FAR_BOX = 0.6  # a box that shrinks below this without its outermost 1 % of points was stretched by strays
-_ROUNDING = 1e-3  # of the half-diagonal, by which a GLB's float32 vertices may be off before it is said
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def observe(source: Input, *, num_points: int, seed: int) -> Observation:
         points = _sampled(canonical, faces, num_points, _generator(vertices, seed))
     except InputError as error:
         raise InputError(f"{source.path}: {error}") from error
-    return Observation(source.path, kind, points, to_file, len(vertices), tuple(_warnings(canonical, kind, to_file)))
+    return Observation(source.path, kind, points, to_file, len(vertices), tuple(_warnings(canonical, kind)))
 
 
 def _input(path: Path, rows: Mapping[Path, IndexRow], up: str) -> Input:
@@ -168,18 +167,11 @@ def _sampled(points: np.ndarray, faces: np.ndarray | None, num_points: int, rng:
     return sample.astype(np.float32)
 
 
-def _warnings(points: np.ndarray, kind: str, to_file: np.ndarray) -> Iterable[str]:
+def _warnings(points: np.ndarray, kind: str) -> Iterable[str]:
     """What makes a result doubtful, said beside it. `points` (N, 3) canonical."""
     low, high = np.quantile(points, [0.005, 0.995], axis=0)
     if kind == "points" and np.linalg.norm(high - low) / 2 < _FAR_BOX:
         yield (
             "the outermost 1 % of the points stretch the box, which sets position and scale; "
             "remove stray points for a better fit"
-        )
-    scale = np.linalg.norm(to_file[:3, 0])
-    rounding = np.abs(to_file[:3, 3]).max() * np.finfo(np.float32).eps
-    if rounding > _ROUNDING * scale:
-        yield (
-            "the shape lies so far from the origin that a GLB's single precision rounds its vertices to "
-            f"{rounding:.2g}; move the input near the origin"
         )
