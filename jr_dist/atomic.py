@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,11 +52,12 @@ def atomic_write(path: str | AnyPath, content: bytes | str) -> None:
 
 
 @contextmanager
-def atomic_directory(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_directory(path: str | Path, *, replace: bool = False, keep: Collection[str] = ()) -> Iterator[Path]:
     """Yield an empty directory beside `path`; renamed to `path` when the block ends well, removed when it raises.
 
     Raises `InputError` where `path` exists (and is no empty directory), unless `replace` is set: then the old directory
-    is moved away just before the rename and deleted after it.
+    is moved away just before the rename and deleted after it. What it holds under the names of `keep` is in the new one
+    too; until then it stays where it is, whatever happens.
     """
     path = Path(path)
     occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
@@ -69,10 +70,26 @@ def atomic_directory(path: str | Path, *, replace: bool = False) -> Iterator[Pat
         yield aside
         for content in [*aside.rglob("*"), aside]:
             sync(content)
+        for name in keep:
+            _link(path / name, aside / name)
         _swap_in(aside, path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def _link(entry: Path, into: Path) -> None:
+    """A second name for a file, or for all that a directory holds: none is moved, so a crash can lose none."""
+    if entry.is_dir() and not entry.is_symlink():
+        into.mkdir()
+        for inside in entry.iterdir():
+            _link(inside, into / inside.name)
+        shutil.copystat(entry, into)
+        return
+    try:
+        os.link(entry, into, follow_symlinks=False)
+    except OSError:  # a file system without links, or a mount inside the directory
+        shutil.copy2(entry, into, follow_symlinks=False)
 
 
 def _swap_in(aside: Path, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +257,88 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         fit("run", [tmp_path / "scan.glb"], out=tmp_path / "file")
+
+
+def test_what_others_put_beside_a_result_outlives_the_next_fit(tmp_path: Path) -> None:
+    (tmp_path / "scan.glb").write_bytes(to_glb(MESHES["table-a"]))
+    words = {"out": tmp_path / "out", "top_k": 2}
+    fit("run", [tmp_path / "scan.glb"], pictures=True, **words)
+    folder = tmp_path / "out" / "scan"
+    (folder / "notes" / "deep").mkdir(parents=True)
+    (folder / "notes" / "deep" / "diary.txt").write_text("dear diary")
+    (folder / "rank-7.glb").write_bytes(b"mine, whatever its name")
+    (folder / "gone").symlink_to("nowhere")
+    (folder / "picture.png").write_bytes(b"an older fit's")
+    fit("run", [tmp_path / "scan.glb"], **{**words, "top_k": 1})
+    assert (folder / "notes" / "deep" / "diary.txt").read_text() == "dear diary"
+    assert (folder / "rank-7.glb").read_bytes() == b"mine, whatever its name"
+    assert (folder / "gone").readlink() == Path("nowhere")
+    written = {"rank-1.glb", "result.json"}
+    assert {x.name for x in folder.iterdir()} == {"notes", "rank-7.glb", "gone", *written}
+    assert set(read_result(folder)["files"]) == written
+    assert [x.name for x in (tmp_path / "out").iterdir()] == ["scan"]
+    (folder / "picture.png").write_bytes(b"mine")
+    before = {x.name: x.read_bytes() for x in folder.iterdir() if x.is_file()}
+    with pytest.raises(InputError, match=r"picture\.png is a file that no fit wrote; .*name another --out"):
+        fit("run", [tmp_path / "scan.glb"], pictures=True, **words)
+    assert {x.name: x.read_bytes() for x in folder.iterdir() if x.is_file()} == before
+
+
+@pytest.mark.parametrize("step", ["link", "rename"])
+def test_a_crash_between_two_results_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    (tmp_path / "scan.glb").write_bytes(to_glb(MESHES["table-a"]))
+    fit("run", [tmp_path / "scan.glb"], out=tmp_path / "out", top_k=2)
+    folder = tmp_path / "out" / "scan"
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text(name)
+    before = {x.name: x.read_bytes() for x in folder.iterdir()}
+    calls, honest = [], getattr(os, step)
+
+    def dies(*words, **options) -> None:
+        calls.append(words)
+        if len(calls) == 2:  # the second file, or the second of the two renames
+            raise KeyboardInterrupt
+        honest(*words, **options)
+
+    monkeypatch.setattr(f"jr_dist.atomic.os.{step}", dies)
+    with pytest.raises(KeyboardInterrupt):
+        fit("run", [tmp_path / "scan.glb"], out=tmp_path / "out", top_k=1)
+    assert {x.name: x.read_bytes() for x in folder.iterdir()} == before
+
+
+def test_where_links_are_not_to_be_had_files_of_others_are_copied(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "scan.glb").write_bytes(to_glb(MESHES["table-a"]))
+    fit("run", [tmp_path / "scan.glb"], out=tmp_path / "out", top_k=1)
+    (tmp_path / "out" / "scan" / "diary.txt").write_text("dear diary")
+
+    def no_links(*_, **__) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("jr_dist.atomic.os.link", no_links)
+    fit("run", [tmp_path / "scan.glb"], out=tmp_path / "out", top_k=1)
+    assert (tmp_path / "out" / "scan" / "diary.txt").read_text() == "dear diary"
+
+
+def test_the_result_of_another_input_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud = np.random.default_rng(0).normal(size=(64, 3))
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "c.npy", cloud)
+    np.savez(tmp_path / "one" / "c.npz", cloud)
+    monkeypatch.chdir(tmp_path / "one")
+    fit("run", ["c.npz"], out="../out", top_k=1)
+    before = (tmp_path / "out" / "c" / "result.json").read_bytes()
+    for folder, name in (("one", "c.npy"), ("two", "c.npy")):
+        monkeypatch.chdir(tmp_path / folder)
+        with pytest.raises(InputError, match=rf"holds the result of .*one/c\.npz, not of {name}; .*name another --out"):
+            fit("run", [name], out="../out", top_k=1)
+    assert (tmp_path / "out" / "c" / "result.json").read_bytes() == before
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    for same in ("../one/c.npz", str(tmp_path / "one" / "c.npz"), "../link/c.npz"):
+        fit("run", [same], out="../out", top_k=1)
+    (tmp_path / "out" / "c" / "result.json").write_text('{"input": "c.npz"}')
+    with pytest.raises(InputError, match=r"does not say of which input and files it is \(KeyError: 'input_path'\)"):
+        fit("run", ["../one/c.npz"], out="../out", top_k=1)
 
 
 def test_joints_of_a_loose_model_are_told(store: SourceStore) -> None:

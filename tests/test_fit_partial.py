@@ -137,3 +137,7 @@ def test_a_dry_run_refuses_what_a_run_would(tiny_run: Path, scan: Path, tmp_path
         assert cli.main([*words, *wrong]) == 2
         assert expected in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out" / "scan").mkdir(parents=True)
+    (tmp_path / "out" / "scan" / "diary.txt").write_text("dear diary")
+    assert cli.main(words) == 2
+    assert "exists already" in capsys.readouterr().err

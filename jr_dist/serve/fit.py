@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from jr_dist.atomic import atomic_directory
 from jr_dist.data.part_mesh import to_glb
 from jr_dist.errors import InputError
 from jr_dist.locations import AnyPath, local_path
@@ -20,8 +19,8 @@ from jr_dist.serve.database import Database, open_database
 from jr_dist.serve.inputs import PHOTO_SUFFIXES, Input, find_inputs, is_photo, observe
 from jr_dist.serve.matching import Fitted, How, fit_observation
 from jr_dist.serve.result import Candidate, FitResult, Fitting
+from jr_dist.serve.result_folder import RESULT_NAME, check_folder, write_folder
 
-RESULT_NAME = "result.json"
 PICTURE_NAME = "picture.png"
 
 
@@ -61,21 +60,23 @@ def fit(
     through the middle of the deformed source. `up` and `index` say how the inputs stand. `data` names the dataset where
     it has moved since training. A photo needs a run trained on pictures; its candidates, deformed by the network alone,
     stay in the order of retrieval, and `mask.png` and `overlay.png` are written beside them. OUT/STEM is written as a
-    whole; an earlier result of the same name is replaced. A bad input among several is reported and skipped.
+    whole; files of an earlier fit of the same input are replaced, others stay. A bad input among several is reported
+    and skipped.
 
-    Raises `InputError` for a wrong setting, and where no input remains.
+    Raises `InputError` for a wrong setting, where OUT/STEM is of another input, and where no input remains.
     """
     settings = FitSettings(How(top_k, refine, partial, mirror), num_points, pictures, seed)
     out = local_path(out, "--out")
     _check_settings(settings, out)
     found = find_inputs(inputs, up=up, index=index, out=out)
     check_photos(found, settings.how)
+    folders = result_folders(found, out)
     database = open_database(run, data=data, category=category, num_points=num_points, top_k=top_k, refine=refine)
     results, refused = [], []
     with progress("fit", len(found), unit="input") as bar:
-        for source, name in zip(found, result_names([source.path for source in found])):
+        for source, folder in zip(found, folders):
             try:
-                results.append(_fit_one(database, source, out / name, settings))
+                results.append(_fit_one(database, source, folder, settings))
             except InputError as error:
                 refused.append(str(error))
                 if len(found) > 1:
@@ -84,6 +85,14 @@ def fit(
     if not results:
         raise InputError(_nothing_left(refused))
     return results
+
+
+def result_folders(found: Sequence[Input], out: Path) -> list[Path]:
+    """The folder of each input's result. Raises `InputError` where one exists and is not that of the same input."""
+    folders = [out / name for name in result_names([source.path for source in found])]
+    for source, folder in zip(found, folders):
+        check_folder(folder, source.path)
+    return folders
 
 
 def result_names(paths: Sequence[Path]) -> list[str]:
@@ -157,8 +166,7 @@ def _fit_one(database: Database, source: Input, folder: Path, settings: FitSetti
     }
     if settings.pictures:
         files[PICTURE_NAME] = _picture(observation.points, fitted[0], partial=settings.how.partial)
-    _write(folder, {**files, RESULT_NAME: result.to_json().encode()})
-    return result
+    return _written(result, files)
 
 
 def _check_kind(database: Database, path: Path) -> None:
@@ -196,8 +204,7 @@ def _fit_photo(database: Database, source: Input, folder: Path, settings: FitSet
     )
     files = {candidate.glb: to_glb(one.deformed_mesh()) for candidate, one in zip(result.candidates, found.fitted)}
     files |= photo_fit.picture_files(found, sheet_name=PICTURE_NAME if settings.pictures else None)
-    _write(folder, {**files, RESULT_NAME: result.to_json().encode()})
-    return result
+    return _written(result, files)
 
 
 def _numbered(fitted: Sequence[Fitted]) -> tuple[Candidate, ...]:
@@ -232,8 +239,7 @@ def _picture(points: np.ndarray, best: Fitted, *, partial: bool) -> bytes:
     return buffer.getvalue()
 
 
-def _write(folder: Path, files: dict[str, bytes]) -> None:
-    # Only what an earlier fit wrote is replaced: a folder of somebody else's stays as it is.
-    with atomic_directory(folder, replace=(folder / RESULT_NAME).is_file()) as aside:
-        for name, content in files.items():
-            (aside / name).write_bytes(content)
+def _written(result: FitResult, files: dict[str, bytes]) -> FitResult:
+    result = replace(result, files=(RESULT_NAME, *sorted(files)))
+    write_folder(result.path, Path(result.input), {**files, RESULT_NAME: result.to_json().encode()})
+    return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,7 @@ class FitResult:
     candidates: tuple[Candidate, ...]
     warnings: tuple[str, ...] = ()
     photo: PhotoReport | None = None
+    files: tuple[str, ...] = ()  # names of all that was written into `path`
 
     def to_json(self) -> str:
         """The content of `result.json`."""
@@ -152,6 +154,7 @@ def part_fits(
 def _as_json(result: FitResult) -> dict[str, Any]:
     fields = {
         "input": result.input,
+        "input_path": os.path.abspath(result.input),
         "kind": result.kind,
         "up": result.up,
         "transform": result.transform.tolist(),
@@ -164,6 +167,7 @@ def _as_json(result: FitResult) -> dict[str, Any]:
         "seed": result.seed,
         "fitting": asdict(result.fitting),
         "warnings": list(result.warnings),
+        "files": list(result.files),
     }
     if result.photo is not None:
         fields.update(asdict(result.photo))

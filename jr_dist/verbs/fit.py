@@ -57,7 +57,7 @@ def _arguments(parser: ArgumentParser, words: Sequence[str]) -> None:
 def _run(arguments: Namespace) -> None:
     from jr_dist.plan import print_plan
     from jr_dist.serve.database import open_database
-    from jr_dist.serve.fit import check_photos, fit, result_names
+    from jr_dist.serve.fit import check_photos, fit, result_folders
     from jr_dist.serve.inputs import find_inputs
     from jr_dist.serve.matching import How
 
@@ -68,6 +68,7 @@ def _run(arguments: Namespace) -> None:
         how = How(arguments.top_k, arguments.refine, arguments.partial, arguments.mirror)
         found = find_inputs(inputs, up=arguments.up, index=index, out=out)
         check_photos(found, how)
+        folders = result_folders(found, out)
         database = open_database(
             arguments.run,
             data=arguments.data,
@@ -76,8 +77,7 @@ def _run(arguments: Namespace) -> None:
             top_k=arguments.top_k,
             refine=arguments.refine,
         )
-        names = result_names([entry.path for entry in found])
-        places = [f"  {entry.path} -> {out / name}" for entry, name in zip(found, names, strict=True)]
+        places = [f"  {entry.path} -> {folder}" for entry, folder in zip(found, folders, strict=True)]
         print_plan(_plan(arguments, database, places), None)
         return
     results = fit(
