@@ -126,7 +126,7 @@ def test_small_clouds_are_used_whole(tmp_path: Path) -> None:
     assert len(np.unique(observe(source, num_points=2048, seed=0).points, axis=0)) == 100
 
 
-def test_doubtful_input_is_told(tmp_path: Path) -> None:
+def test_doubtful_input_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cloud = np.random.default_rng(0).random((1000, 3))
     np.save(tmp_path / "stray.npy", np.r_[cloud, [[50, 50, 50]]])
     np.save(tmp_path / "sound.npy", cloud)
@@ -134,6 +134,26 @@ def test_doubtful_input_is_told(tmp_path: Path) -> None:
     told = {result.path.name: result.warnings for result in results}
     assert "stray points" in told["stray"][0]
     assert told["sound"] == ()
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert said == [f"{name}: warning: {text}" for name in sorted(told) for text in told[name]]
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_source_that_was_nearer_before_is_told(
+    tmp_path: Path, store: SourceStore, monkeypatch, capsys: pytest.CaptureFixture[str], partial: bool
+) -> None:
+    (tmp_path / "scan.glb").write_bytes(to_glb(MESHES["chair-low"]))
+    said = {}
+    for refine, shift in ((False, 0.0), (False, 0.2), (True, 0.2)):
+        use(FakeModel(store, shift=shift), monkeypatch, trained_on_parts=True)
+        options = {"top_k": 2, "num_points": NUM_POINTS, "partial": partial, "refine": refine}
+        (result,) = fit("run", [tmp_path / "scan.glb"], out=tmp_path / "out", **options)
+        _, before, after = result.candidates[0].distances(partial=partial)
+        said[refine, shift] = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+        assert read_result(result.path)["warnings"] == list(result.warnings)
+        assert len(said[refine, shift]) == len(result.warnings) == int(after > before and not refine)
+    (line,) = said[False, 0.2]
+    assert line.startswith("scan: warning: rank 1 is worse than undeformed (") and line.endswith("; add --refine")
 
 
 # Bad input

@@ -60,8 +60,8 @@ def fit(
     through the middle of the deformed source. `up` and `index` say how the inputs stand. `data` names the dataset where
     it has moved since training. A photo needs a run trained on pictures; its candidates, deformed by the network alone,
     stay in the order of retrieval, and `mask.png` and `overlay.png` are written beside them. OUT/STEM is written as a
-    whole; files of an earlier fit of the same input are replaced, others stay. A bad input among several is reported
-    and skipped.
+    whole; files of an earlier fit of the same input are replaced, others stay. What makes a result doubtful is in its
+    `warnings` and on stderr. A bad input among several is reported and skipped.
 
     Raises `InputError` for a wrong setting, where OUT/STEM is of another input, and where no input remains.
     """
@@ -158,7 +158,7 @@ def _fit_one(database: Database, source: Input, folder: Path, settings: FitSetti
         seed=settings.seed,
         fitting=_fitting(database, settings.how),
         candidates=_numbered(fitted),
-        warnings=(*observation.warnings, *_warnings(database, settings.how)),
+        warnings=(*observation.warnings, *_warnings(database, settings.how, fitted[0].candidate)),
     )
     files = {
         candidate.glb: to_glb(one.deformed_mesh(), observation.transform)
@@ -223,12 +223,15 @@ def _fitting(database: Database, how: How) -> Fitting:
     )
 
 
-def _warnings(database: Database, how: How) -> Iterable[str]:
+def _warnings(database: Database, how: How, best: Candidate) -> Iterable[str]:
     if how.partial and not database.trained_on_parts:
         yield (
             "the run was trained on whole shapes: one trained with --data.observed partial retrieves better and knows "
             "more of what is hidden"
         )
+    name, before, after = best.distances(partial=how.partial)
+    if after > before and not how.refine:
+        yield f"rank 1 is worse than undeformed ({name} x100 {before:.3f} -> {after:.3f}); add --refine"
 
 
 def _picture(points: np.ndarray, best: Fitted, *, partial: bool) -> bytes:
@@ -242,4 +245,7 @@ def _picture(points: np.ndarray, best: Fitted, *, partial: bool) -> bytes:
 def _written(result: FitResult, files: dict[str, bytes]) -> FitResult:
     result = replace(result, files=(RESULT_NAME, *sorted(files)))
     write_folder(result.path, Path(result.input), {**files, RESULT_NAME: result.to_json().encode()})
+    for warning in result.warnings:
+        fields = {"event": "doubtful", "input": result.input}
+        say(f"{result.path.name}: warning: {warning}", level="warning", stream=sys.stderr, fields=fields)
     return result
