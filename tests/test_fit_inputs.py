@@ -138,6 +138,29 @@ def test_doubtful_input_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert said == [f"{name}: warning: {text}" for name in sorted(told) for text in told[name]]
 
 
+@pytest.mark.parametrize(
+    ("extents", "told"),
+    [
+        ((1, 0, 0), "all points lie on a line"),
+        ((1, 1e-4, 1e-4), "all points lie on a line"),
+        ((1, 1, 0), "all points lie in a plane"),
+        ((1, 0.01, 1e-4), "all points lie in a plane"),
+        ((1, 1, 0.01), None),
+        ((1, 0.01, 0.01), None),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_line_and_a_plane_are_told(tmp_path: Path, extents, told: str | None, turned: bool) -> None:
+    rng = np.random.default_rng(0)
+    cloud = rng.random((500, 3)) * extents
+    if turned:  # whichever way it stands
+        cloud = cloud @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    np.save(tmp_path / "cloud.npy", 30 * cloud + [2, 70, -5])
+    (source,) = find_inputs([tmp_path / "cloud.npy"])
+    warnings = observe(source, num_points=64, seed=0).warnings
+    assert [text.partition(":")[0] for text in warnings] == ([] if told is None else [told])
+
+
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_source_that_was_nearer_before_is_told(
     tmp_path: Path, store: SourceStore, monkeypatch, capsys: pytest.CaptureFixture[str], partial: bool

@@ -27,6 +27,7 @@ INDEX_NAME = "index.csv"
 _SUFFIXES = tuple(sorted({*MESH_SUFFIXES, *CLOUD_SUFFIXES, ".ply"}))
 _ALLOWED = ", ".join((*_SUFFIXES, *PHOTO_SUFFIXES))
 _FAR_BOX = 0.6  # a box that shrinks below this without its outermost 1 % of points was stretched by strays
+_FLAT = 1e-3  # of the longest extent, below which there is none across; a board is thicker
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,24 @@ def _sampled(points: np.ndarray, faces: np.ndarray | None, num_points: int, rng:
 
 def _warnings(points: np.ndarray, kind: str) -> Iterable[str]:
     """What makes a result doubtful, said beside it. `points` (N, 3) canonical."""
+    if flatness := _flatness(points):
+        yield (
+            f"all points lie {flatness}: nothing is known of the shape across it, nor are the scales of parts there; "
+            "give points all round the shape"
+        )
     low, high = np.quantile(points, [0.005, 0.995], axis=0)
     if kind == "points" and np.linalg.norm(high - low) / 2 < _FAR_BOX:
         yield (
             "the outermost 1 % of the points stretch the box, which sets position and scale; "
             "remove stray points for a better fit"
         )
+
+
+def _flatness(points: np.ndarray) -> str | None:
+    """Along what all `points` (N, 3) lie, "on a line" or "in a plane"; None where they fill space."""
+    centred = points - points.mean(axis=0)
+    _, axes = np.linalg.eigh(centred.T @ centred)  # the thinnest first
+    thinnest, middle, longest = np.ptp(centred @ axes, axis=0)
+    if middle < _FLAT * longest:
+        return "on a line"
+    return "in a plane" if thinnest < _FLAT * longest else None
