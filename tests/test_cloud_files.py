@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jr_dist.errors import InputError
-from jr_dist.serve.cloud_files import is_cloud, looks_like_text_cloud, read_cloud
+from jr_dist.serve.cloud_files import is_cloud, read_cloud, why_no_text_cloud
 
 POINTS = np.random.default_rng(0).normal(size=(60, 3)) * [1.0, 20.0, 300.0]
 
@@ -89,7 +89,7 @@ def lines_of(points: np.ndarray, separator: str, tail: str = "") -> str:
 def test_text_clouds(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / name
     path.write_bytes(text.encode("utf-8"))
-    assert is_cloud(path) and looks_like_text_cloud(path)
+    assert is_cloud(path) and why_no_text_cloud(path) is None
     np.testing.assert_array_equal(read_cloud(path), POINTS)
 
 
@@ -149,8 +149,11 @@ BAD = {
     "two-columns.xyz": (b"1 2\n3 4\n" * 40, "no line of three numbers"),
     "three.xyz": (b"0 0 0\n1 0 0\n0 1 0\n", "holds 3 points; a cloud needs at least 32"),
     "three.npy": (saved(POINTS[:3]), "holds 3 points"),
-    "broken-line.csv": ((lines_of(POINTS, ",") + "1,two,3\n").encode(), "convert string 'two'"),
-    "short-line.csv": ((lines_of(POINTS, ",") + "1,2\n").encode(), "after line 0"),
+    "broken-line.csv": (
+        (lines_of(POINTS, ",") + "1,two,3\n").encode(),
+        "line 61 has 'two', which is no number, in column 2",
+    ),
+    "short-line.csv": ((lines_of(POINTS, ",") + "1,2\n").encode(), "line 61 has 2 columns, and 3 or more are expected"),
     "nan.xyz": ((lines_of(POINTS, " ") + "nan 0 0\n").encode(), "1 of 61 points with NaN"),
     "infinite.npy": (saved(np.r_[POINTS, [[0, np.inf, 0]]]), "1 of 61 points with NaN or infinite"),
     "one-place.npy": (saved(np.full((50, 3), 7.0)), "50 points in one place"),
@@ -206,4 +209,26 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_notes_are_told_from_clouds(tmp_path: Path) -> None:
     (tmp_path / "licence.txt").write_text("Free to use.\nVersion 1.3\n")
-    assert not looks_like_text_cloud(tmp_path / "licence.txt")
+    assert "no line of three numbers" in str(why_no_text_cloud(tmp_path / "licence.txt"))
+    assert "cannot be read (No such file" in str(why_no_text_cloud(tmp_path / "gone.txt"))
+
+
+@pytest.mark.parametrize("bad", ["1,2", "1,two,3,4", "1,2,3_0,4", "1,,3", "1,2#,3"])
+@pytest.mark.parametrize("before", [0, 7, 59])
+def test_a_bad_line_is_told_by_its_number(tmp_path: Path, bad: str, before: int) -> None:
+    lines = ["# a scan", "x,y,z", "", *lines_of(POINTS, ",").splitlines()]
+    lines[4:4] = ["", "# 1,2", ""]  # counted as an editor counts them
+    at = lines.index(",".join(map(repr, POINTS[before].tolist()))) + 1
+    lines.insert(at, bad)
+    (tmp_path / "scan.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=rf"scan\.csv line {at + 1} has ") as caught:
+        read_cloud(tmp_path / "scan.csv")
+    assert lines[int(str(caught.value).partition(" line ")[2].split()[0]) - 1] == bad
+
+
+def test_columns_found_are_told_beside_those_expected(tmp_path: Path) -> None:
+    text = "id;x;y;z\n" + lines_of(np.column_stack([np.arange(60), POINTS]), ";") + "7;1;2\n"
+    (tmp_path / "scan.csv").write_text(text)
+    expected = r"line 62 has 3 columns, and 4 or more are expected \(x, y and z are columns 2, 3, 4\)"
+    with pytest.raises(InputError, match=expected):
+        read_cloud(tmp_path / "scan.csv")

@@ -22,7 +22,7 @@ from jr_dist.data.part_mesh import concatenated, from_glb, to_glb, transformed
 from jr_dist.data.source_store import SourceStore
 from jr_dist.errors import InputError
 from jr_dist.serve.fit import fit, result_names
-from jr_dist.serve.inputs import find_inputs, observe
+from jr_dist.serve.inputs import PHOTO_SUFFIXES, find_inputs, observe
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,33 @@ def test_a_folder_stands_for_its_shapes(tmp_path: Path) -> None:
     found = find_inputs([inputs], out=inputs / "out")
     assert [x.path.name for x in found] == ["b.glb", "a.xyz"]
     assert [x.category for x in found] == ["table", ""]
+
+
+def test_text_files_that_are_no_clouds_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.txt", "deeper/b.csv", "c.XYZ"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("Free to use.\n")
+    (tmp_path / "index.csv").write_text("file,category\n")
+    (tmp_path / "readme.md").write_text("not ours\n")
+    with pytest.raises(InputError, match=r"a\.txt, c\.XYZ, deeper/b\.csv can't be read .*first has no line") as caught:
+        find_inputs([tmp_path])
+    assert "\n" not in str(caught.value) and "index.csv" not in str(caught.value)
+    assert capsys.readouterr().err == "", "once"
+    np.save(tmp_path / "good.npy", np.eye(3))
+    (source,) = find_inputs([tmp_path])
+    assert source.path.name == "good.npy"
+    said = capsys.readouterr().err.splitlines()
+    names = ["a.txt", "c.XYZ", "deeper/b.csv"]
+    assert [line.partition(": has no line of three numbers")[0] for line in said] == [
+        f"skipped {tmp_path / name}" for name in names
+    ]
+
+
+def test_a_run_on_points_offers_no_photos(tmp_path: Path) -> None:
+    (tmp_path / "scan.pcd").write_text("VERSION 0.7\n")
+    with pytest.raises(InputError, match=r"scan\.pcd ends in \.pcd; allowed are .*\.xyz; convert") as caught:
+        fit("run", [tmp_path / "scan.pcd"], out=tmp_path / "out", top_k=1)
+    assert not any(suffix in str(caught.value) for suffix in PHOTO_SUFFIXES)
 
 
 def test_large_clouds_are_sampled_fairly_and_repeatably(tmp_path: Path) -> None:

@@ -19,6 +19,10 @@ MINIMUM_POINTS = 32
 
 _COMMENTS = ("#", "//", "%")
 _HEADER_LINES = 100  # a text file whose first lines hold no point is no cloud
+_NO_POINTS = (
+    f"has no line of three numbers among its first {_HEADER_LINES}; "
+    "a text cloud has x y z on every line, with any further columns after; export it as XYZ or PLY"
+)
 
 
 def read_cloud(path: str | Path) -> np.ndarray:
@@ -67,13 +71,12 @@ def is_cloud(path: Path) -> bool:
         return True  # `read_cloud` then says what is wrong with it
 
 
-def looks_like_text_cloud(path: Path) -> bool:
-    """Whether a text file's first lines hold a point: tells clouds from licences and notes in a folder."""
+def why_no_text_cloud(path: Path) -> str | None:
+    """What is wrong with a text file whose first lines hold no point, a licence or notes perhaps; None of a cloud."""
     try:
-        _text_layout(path)
-    except (OSError, InputError):
-        return False
-    return True
+        return _NO_POINTS if _text_layout(path) is None else None
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error}); give a readable file"
 
 
 # Text
@@ -90,6 +93,8 @@ class _TextLayout:
 
 def _read_text(path: Path) -> np.ndarray:
     layout = _text_layout(path)
+    if layout is None:
+        raise InputError(f"{path} {_NO_POINTS}")
     try:
         with _open_text(path) as file:
             return np.loadtxt(
@@ -102,9 +107,31 @@ def _read_text(path: Path) -> np.ndarray:
             )
     except ValueError as error:
         raise InputError(
-            f"{path} after line {layout.skip}: {error}; every line must hold x, y and z as numbers; "
+            f"{path} {_first_fault(path, layout) or error}; every line must hold x, y and z as numbers; "
             "mend or remove that line"
         ) from error
+
+
+def _first_fault(path: Path, layout: _TextLayout) -> str | None:
+    """The first line that holds no point and why. numpy counts neither comments nor empty lines, and says no line."""
+    needed = max(layout.columns) + 1
+    with _open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            for mark in _COMMENTS:
+                line = line.partition(mark)[0]
+            if number <= layout.skip or not line.strip():
+                continue
+            cells = line.split(layout.delimiter)
+            if len(cells) < needed:
+                columns = ", ".join(str(column + 1) for column in layout.columns)
+                return (
+                    f"line {number} has {len(cells)} column{'s' * (len(cells) != 1)}, and {needed} or more are "
+                    f"expected (x, y and z are columns {columns})"
+                )
+            for column in layout.columns:
+                if not _is_number(cells[column]):
+                    return f"line {number} has {cells[column].strip()!r}, which is no number, in column {column + 1}"
+    return None
 
 
 def _open_text(path: Path):
@@ -112,7 +139,8 @@ def _open_text(path: Path):
     return open(path, encoding="utf-8-sig", errors="replace")
 
 
-def _text_layout(path: Path) -> _TextLayout:
+def _text_layout(path: Path) -> _TextLayout | None:
+    """How the points stand in the file; None where its first lines hold none."""
     names: list[str] = []
     with _open_text(path) as file:
         for number, line in enumerate(islice(file, _HEADER_LINES)):
@@ -122,10 +150,7 @@ def _text_layout(path: Path) -> _TextLayout:
             if not line.lstrip().startswith(_COMMENTS) and _are_numbers(cells, columns):
                 return _TextLayout(number, delimiter, columns)
             names = [cell for cell in (cell.lstrip("#/% ") for cell in cells) if cell] or names
-    raise InputError(
-        f"{path} has no line of three numbers among its first {_HEADER_LINES}; "
-        "a text cloud has x y z on every line, with any further columns after; export it as XYZ or PLY"
-    )
+    return None
 
 
 def _columns_of(names: list[str], num_cells: int) -> tuple[int, int, int]:
@@ -136,10 +161,15 @@ def _columns_of(names: list[str], num_cells: int) -> tuple[int, int, int]:
 
 
 def _are_numbers(cells: list[str], columns: tuple[int, int, int]) -> bool:
+    return max(columns) < len(cells) and all(_is_number(cells[column]) for column in columns)
+
+
+def _is_number(cell: str) -> bool:
     try:
-        return len([float(cells[column]) for column in columns]) == 3
-    except (ValueError, IndexError):
+        float(cell)
+    except ValueError:
         return False
+    return "_" not in cell  # Python reads 1_000, files don't hold it
 
 
 # Arrays

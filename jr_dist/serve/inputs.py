@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +15,20 @@ from jr_dist.data.part_mesh import concatenated
 from jr_dist.errors import InputError
 from jr_dist.geometry.frames import apply_transform, canonical_transform, invert_transform, up_axis_rotation
 from jr_dist.geometry.sampling import sample_triangles
+from jr_dist.log import say
 from jr_dist.serve.cloud_files import (
     CLOUD_SUFFIXES,
     TEXT_SUFFIXES,
     is_cloud,
-    looks_like_text_cloud,
     read_cloud,
+    why_no_text_cloud,
 )
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 INDEX_NAME = "index.csv"
 _SUFFIXES = tuple(sorted({*MESH_SUFFIXES, *CLOUD_SUFFIXES, ".ply"}))
-_ALLOWED = ", ".join((*_SUFFIXES, *PHOTO_SUFFIXES))
 _FAR_BOX = 0.6  # a box that shrinks below this without its outermost 1 % of points was stretched by strays
+_NAMED = 5  # files that an error names
 _FLAT = 1e-3  # of the longest extent, below which there is none across; a board is thicker
 
 
@@ -56,7 +58,8 @@ def find_inputs(
     paths: Sequence[str | Path], *, up: str = "y", index: str | Path | None = None, out: Path | None = None
 ) -> list[Input]:
     """The files named, in the order given; a folder stands for the shapes below it (not below `out`), sorted, or where
-    there are none (pictures beside shapes are their textures) for the photos.
+    there are none (pictures beside shapes are their textures) for the photos. Its text files that are no clouds are
+    told on stderr.
 
     Up axis and rotation come from the `index` (paths relative to it) or the `index.csv` of a folder given,
     where they name the file; else from `up`. Raises `InputError` for an empty folder, a wrong index or axis.
@@ -69,13 +72,7 @@ def find_inputs(
             found.append(_input(path, rows, up))
             continue
         own = _index_rows(path / INDEX_NAME) if (path / INDEX_NAME).is_file() else {}
-        inside = [file for file in sorted(path.rglob("*")) if _is_seen(file, path, out)]
-        files = [file for file in inside if _is_shape(file)] or [file for file in inside if is_photo(file)]
-        if not files:
-            raise InputError(
-                f"folder {path} holds no shape and no photo; files ending in {_ALLOWED} are allowed; "
-                "name another folder"
-            )
+        files = _usable_files(path, out)
         found += [_input(file, {**own, **rows}, up) for file in files]
     if rows and not any(source.path.resolve() in rows for source in found):
         raise InputError(
@@ -85,6 +82,33 @@ def find_inputs(
     if not found:
         raise InputError("no input given; name a mesh, a point cloud, a photo or a folder of them")
     return found
+
+
+def _usable_files(folder: Path, out: Path | None) -> list[Path]:
+    inside = [file for file in sorted(folder.rglob("*")) if _is_seen(file, folder, out)]
+    shapes = [file for file in inside if file.suffix.lower() in _SUFFIXES and file.name != INDEX_NAME]
+    text = [file for file in shapes if file.suffix.lower() in TEXT_SUFFIXES]
+    no_clouds = {file: reason for file in text if (reason := why_no_text_cloud(file)) is not None}
+    files = [file for file in shapes if file not in no_clouds] or [file for file in inside if is_photo(file)]
+    if not files:
+        raise InputError(
+            f"folder {folder} holds no shape and no photo{_told(list(no_clouds.items()), folder)}; files ending in "
+            f"{', '.join((*_SUFFIXES, *PHOTO_SUFFIXES))} are allowed; name another folder"
+        )
+    for file, reason in no_clouds.items():
+        say(f"skipped {file}: {reason}", level="warning", stream=sys.stderr, fields={"event": "skipped"})
+    return files
+
+
+def _told(no_clouds: Sequence[tuple[Path, str]], folder: Path) -> str:
+    """The files that would have been clouds, so that nobody looks for them elsewhere."""
+    if not no_clouds:
+        return ""
+    names = [str(file.relative_to(folder)) for file, _ in no_clouds]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return (
+        f": {', '.join(names[:_NAMED])}{more} can't be read as points (the first {no_clouds[0][1].partition(';')[0]})"
+    )
 
 
 def is_photo(path: Path) -> bool:
@@ -130,18 +154,11 @@ def _is_seen(file: Path, folder: Path, out: Path | None) -> bool:
     return out is None or not file.resolve().is_relative_to(out.resolve())  # what an earlier fit wrote is no input
 
 
-def _is_shape(file: Path) -> bool:
-    suffix = file.suffix.lower()
-    if file.name == INDEX_NAME or suffix not in _SUFFIXES:
-        return False
-    return suffix not in TEXT_SUFFIXES or looks_like_text_cloud(file)
-
-
 def _read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Vertices and faces in the file's own frame and units."""
     if path.suffix.lower() not in _SUFFIXES:
         raise InputError(
-            f"{path} ends in {path.suffix or 'nothing'}; allowed are {_ALLOWED}; convert it to one of them"
+            f"{path} ends in {path.suffix or 'nothing'}; allowed are {', '.join(_SUFFIXES)}; convert it to one of them"
         )
     vertices, faces, _ = concatenated(load_mesh_file(path).mesh)
     return vertices, faces

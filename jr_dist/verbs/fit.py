@@ -132,10 +132,10 @@ def _plan(arguments: Namespace, database: Database, places: Sequence[str]) -> Pl
 FIT = Verb(
     "fit",
     "find and deform the best source models for a scan, a mesh or a photo",
-    "For each input (a mesh, a point cloud as PLY, XYZ or NPY, a photo where the run was trained on pictures, or "
-    "a folder of them) find the best source models and deform them. Writes DIR/STEM/ with result.json and "
-    "rank-1.glb ...: one named node a part, in the frame and units of the input. Of a photo also mask.png and "
-    "overlay.png.",
+    "For each input (a mesh as GLB, glTF, OBJ, STL, PLY or OFF, a point cloud as PLY, XYZ, TXT, CSV, PTS, ASC, NPY or "
+    "NPZ, a photo where the run was trained on pictures, or a folder of them) find the best source models and deform "
+    "them. Writes DIR/STEM/ with result.json and rank-1.glb ...: one named node a part, in the frame and units of the "
+    "input. Of a photo also mask.png and overlay.png.",
     _arguments,
     _run,
 )
