@@ -68,7 +68,9 @@ def opened(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-def test_a_photo_gives_the_source_it_shows(model: PictureModel, photo: Path, tmp_path: Path) -> None:
+def test_a_photo_gives_the_source_it_shows(
+    model: PictureModel, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (result,) = fit("run", [photo], out=tmp_path / "out", top_k=3, pictures=True)
     found = read_result(result.path)
     assert found["kind"] == "photo" and found["transform"] == np.eye(4).tolist()
@@ -82,6 +84,8 @@ def test_a_photo_gives_the_source_it_shows(model: PictureModel, photo: Path, tmp
     names += ["one_sided_before_x100", "one_sided_after_x100"]
     assert all(candidate[name] is None for candidate in candidates for name in names)
     assert any("a photo gives no scale" in warning for warning in found["warnings"])
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert said == [f"photo: warning: {warning}" for warning in found["warnings"]]
 
     # The model as it is in the database, in the canonical frame.
     deformed = concatenated(from_glb((result.path / "rank-1.glb").read_bytes()))[0]
