@@ -20,7 +20,7 @@ from jr_dist.stop import ending_on_sigterm
 # What Ray would do to a cluster of our own unless told otherwise; who sets one of these keeps it.
 _LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; the old one warns
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as Ray 2.60 has it anyway; Ray before that warns
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # 60 is short for a loaded laptop
     # Ray Train prints twice what a worker prints; a watcher of preemption has no use here.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",

@@ -128,7 +128,7 @@ def compare(config: Config) -> Tables:
         ido=config.evaluate.ido,
         num_workers=config.evaluate.num_workers,
         num_gpus=config.evaluate.num_gpus,
-        device="cuda" if config.evaluate.num_gpus > 0 else "cpu",
+        device="cuda" if config.evaluate.num_workers and config.evaluate.num_gpus > 0 else "cpu",
         ido_settings=config.ido,
         cluster=config.cluster,
     )

@@ -264,8 +264,3 @@ def _said(error: OSError) -> str:
     found = re.search(r"AWS Error (.*)", text)
     text = found[1] if found else text
     return text if len(text) <= 200 else text[:197] + "..."
-
-
-def forget() -> None:
-    """Forget which stores have answered: for tests, whose servers come and go."""
-    _answered.clear()

@@ -247,6 +247,11 @@ def test_the_dockerfile_s_instructions_are_ones_that_docker_has():
     assert re.fullmatch(r"python:3\.11-slim-[a-z]+", base), "a Python that requires-python allows, its system named"
 
 
+def test_the_image_has_the_compiler_that_triton_asks_for_on_a_gpu():
+    [installed] = [words for name, words in dockerfile() if name == "RUN" and "apt-get install" in words]
+    assert {"gcc", "libc6-dev"} <= set(installed.split())
+
+
 def test_what_is_copied_exists_and_reaches_the_builder():
     kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = [source for name, words in dockerfile() if name == "COPY" for source in words.split()[:-1]]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ray.exceptions import ActorDiedError, RayTaskError, ReferenceCountingAssertionError
 from ray.train import TrainingFailedError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
@@ -26,7 +27,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "bank-000001.safetensors
 REPEATABLE = (
     InputError("checkpoint file is damaged"), FloatingPointError("loss not finite"), AssertionError("rows"),
     ValueError("shape"), TypeError("int"), KeyError("step"), ZeroDivisionError("0"), AttributeError("x"),
-    ModuleNotFoundError("jr"), NotImplementedError("mps"),
+    ModuleNotFoundError("jr"), NotImplementedError("mps"), torch.OutOfMemoryError("CUDA out of memory"),
 )  # fmt: skip
 
 

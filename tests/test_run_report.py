@@ -60,6 +60,13 @@ def test_what_is_written_is_whole_and_a_table(run):
     assert json.loads((run / JSON).read_text())["stages"]["bank"] == 3.0
 
 
+def test_a_note_cut_short_by_a_kill_leaves_the_others_and_the_report(run):
+    (run / "starts" / "0003.json").write_text("")
+    report = run_report(run, "Ours", RESOURCES)
+    assert [start.number for start in report.starts] == [1, 2, 3] and report.seconds == 150.0
+    assert "cut short" in report.starts[2].reason
+
+
 def test_a_run_that_never_got_to_a_step_has_a_report(tmp_path):
     text = as_markdown(run_report(tmp_path, "Ours", Resources(0, 0, 1, None)))
     assert "0 steps in 0:00" in text and "unknown" in text

@@ -99,7 +99,8 @@ def evaluate(
             f"resamples is {resamples}; allowed is {LEAST_RESAMPLES} or more, or the interval is noise; raise it"
         )
     load = partial(load_run, device=device)
-    runs, failures = load_runs(run_paths, load)
+    here = "cpu" if num_workers else device  # where actors measure, this process may have no GPU
+    runs, failures = load_runs(run_paths, partial(load_run, device=here))
     for run in runs:
         check_suits(run.path, run.model.config.data, protocols)
     dataset = open_dataset(data or runs[0].model.config.data.path)
@@ -137,7 +138,7 @@ def evaluate(
         bootstrap,
         protocols,
     )
-    items = pictures.show(grounds, targets, found.results, gallery, device, seed=seed)
+    items = pictures.show(grounds, targets, found.results, gallery, here, seed=seed)
     page = report.to_html(tables, items, report.training_charts(runs))
     for name, content in zip(FILES, (to_json(tables), to_markdown(tables), to_csv(tables), page), strict=True):
         atomic_write(out / name, content)

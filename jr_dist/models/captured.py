@@ -34,8 +34,9 @@ def replayed(step: Callable[..., State], state: State, times: int) -> State:
             for tensor, value in zip(held, step(*held), strict=True):
                 tensor.copy_(value)
 
-        stream.wait_stream(torch.cuda.current_stream())
+        here = torch.cuda.current_stream()
         with _alone, torch.cuda.stream(stream):
+            stream.wait_stream(here)  # alone too: in another thread's capture it would be an error
             try:
                 once()
                 if times > 1:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from jr_dist.atomic import NO_ROOM
 from jr_dist.errors import InputError
 
@@ -16,7 +18,7 @@ MOST_WITHOUT_PROGRESS = 6
 #: what the same data and settings would raise again
 _REPEATABLE = (
     *(InputError, FloatingPointError, AssertionError, ArithmeticError, ValueError, TypeError),
-    *(LookupError, AttributeError, ImportError, NotImplementedError),
+    *(LookupError, AttributeError, ImportError, NotImplementedError, torch.OutOfMemoryError),
 )
 _FIRST_WAIT, _LONGEST_WAIT = 10.0, 300.0
 

@@ -77,9 +77,9 @@ def run_report(run: AnyPath, title: str, resources: Resources) -> RunReport:
             validation = {name: value for name, value in entry.items() if name not in (SECONDS, START, OF_STAGES)}
     starts = []
     for path in sorted((run / STARTS).glob("[0-9]*.json"), key=lambda path: path.name):
-        note, number = json.loads(path.read_text(encoding="utf-8")), int(path.stem)
+        note, number = _note(path), int(path.stem)
         last = last_of.get(number, {})
-        known = {"time": note["time"], "host": note["host"], "reason": note["reason"]}
+        known = {name: note.get(name, "not known: the note was cut short") for name in ("time", "host", "reason")}
         starts.append(Start(number=number, seconds=last.get(SECONDS, 0.0), stages=last.get(OF_STAGES, {}), **known))
     return RunReport(
         title=title,
@@ -92,6 +92,14 @@ def run_report(run: AnyPath, title: str, resources: Resources) -> RunReport:
         resources=resources,
         validation=validation,
     )
+
+
+def _note(path: AnyPath) -> dict[str, str]:
+    """What a start noted of itself; nothing where it was killed while it wrote."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
 
 
 def write_report(report: RunReport) -> AnyPath:

@@ -18,6 +18,7 @@ from jr_dist.bank.client import Codes
 from jr_dist.config import Config
 from jr_dist.data.dataset import Dataset
 from jr_dist.data.transfer import to_device
+from jr_dist.errors import InputError
 from jr_dist.geometry.boxes import deform
 from jr_dist.geometry.part_geometry import PartGeometry
 from jr_dist.models.refine import Refinement, refine
@@ -50,6 +51,11 @@ def before(config: Config) -> None:
     device = config.train.device
     if device == "auto":
         device = "cuda" if config.labels.num_workers == 0 and torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and config.labels.num_workers == 0 and not torch.cuda.is_available():
+        raise InputError(
+            "labels.num_workers is 0, but this process, which would label for train.device cuda, has no CUDA device; "
+            "allowed is 1 or more on a cluster that has one; set that"
+        )
     make_labels(config, device)
 
 
