@@ -24,8 +24,8 @@ from jr_dist.serve.database import Database
 from jr_dist.serve.inputs import Observation
 from jr_dist.serve.result import Candidate, JointReport, part_fits
 
-# Boards and panels keep half of their thickness at least. Without that one axis in six of synthetic furniture ends at a
-# twentieth of the source's; with it the chamfer to points held out is 2 % higher (`benchmarks/thin_parts.py`).
+# Boards and panels keep half of their thickness at least. Without that one half-extent in seven of synthetic furniture
+# ends below a tenth of the source's; with it the chamfer to points held out is 2 % higher (`benchmarks/thin_parts.py`).
 _THIN_SCALE = 0.5
 
 
