@@ -295,7 +295,7 @@ def test_a_run_a_category_is_put_together(world, tmp_path):
     assert reasons == {("chair", "no run of it was trained on chair"), ("all", "no run of it covers chair")}
 
 
-def test_a_run_that_can_t_be_loaded_is_absent_with_its_reason(world, tmp_path):
+def test_a_run_that_can_t_be_loaded_is_absent_with_its_reason(world, tmp_path, capsys):
     runs = [world("ours", "ours"), world("df", "df", broken="run df has no checkpoint; train it")]
     tables = measure(runs, tmp_path / "out", gallery=0)
     gaps = {(gap.method, gap.retrieval, gap.reason) for gap in tables.absent if gap.seed == 0}
@@ -303,6 +303,7 @@ def test_a_run_that_can_t_be_loaded_is_absent_with_its_reason(world, tmp_path):
     assert gaps == {("DF", "oracle", reason), ("Nearest chamfer+DF", "top-1", reason)}
     assert reason in (tmp_path / "out" / "tables.md").read_text()
     assert reason in (tmp_path / "out" / "report.html").read_text()
+    assert capsys.readouterr().err.count(f"left out of the tables: {reason}") == 1
 
 
 def test_a_run_that_returns_nan_is_absent_with_its_reason(world, tmp_path):

@@ -19,7 +19,7 @@ from PIL import Image
 from jr_dist.cli import main
 from jr_dist.data import render_images as module
 from jr_dist.data.build import build_source, build_target
-from jr_dist.data.dataset import open_dataset, read_targets, write_dataset
+from jr_dist.data.dataset import count_rows, open_dataset, read_targets, write_dataset
 from jr_dist.data.image_table import open_images
 from jr_dist.data.ingest import ingest
 from jr_dist.data.part_mesh import PartMesh
@@ -189,6 +189,20 @@ def test_pictures_that_are_not_there_are_asked_for(dataset, tmp_path):
     shutil.copytree(dataset / "images", other / "images")
     with pytest.raises(InputError, match="of another dataset than the one that lies there now"):
         open_images(open_dataset(other), "val")
+
+
+def test_a_category_with_nothing_in_a_split_needs_no_pictures_there(tmp_path):
+    path = tmp_path / "few targets"
+    assert main(["synthesize", str(path), "--num-sources", "3", "--num-targets", "9", "--num-points", "32"]) == 0
+    opened = open_dataset(path)
+    there = [name for name in opened.categories if count_rows(opened, "val", [name])]
+    assert 0 < len(there) < len(opened.categories)
+    with pytest.raises(InputError, match=r"run `jr-dist render '[^']*/few targets'`"):
+        open_images(opened, "val")
+    render(path)
+    assert len(open_images(opened, "val")) == count_rows(opened, "val")
+    with pytest.raises(InputError, match=r"run `jr-dist render '[^']*/few targets' --split train`"):
+        open_images(opened, "train")
 
 
 def test_a_file_that_is_gone_or_damaged_is_named(dataset):

@@ -7,6 +7,7 @@ DATASET/images/manifest.json says what they are of. Only row groups that are ask
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from jr_dist import storage
-from jr_dist.data.dataset import check_categories, read_batches, require_rows
+from jr_dist.data.dataset import check_categories, count_rows, read_batches, require_rows
 from jr_dist.data.image_files import CAMERA_COLUMNS, IMAGES, SHAPES_A_FILE, VIEWS_A_FILE, read_manifest
 from jr_dist.data.manifest import canonical_json
 from jr_dist.data.table_reader import Dataset
@@ -119,7 +120,8 @@ def open_images(dataset: Dataset, split: str, categories: Sequence[str] | None =
     another dataset.
     """
     num_rows = require_rows(dataset, split, categories)
-    remedy = f"run `jr-dist render {dataset.path}`"
+    command = f"jr-dist render {shlex.quote(str(dataset.path))}"
+    remedy = f"run `{command}`"
     manifest = read_manifest(dataset)
     if manifest is None:
         raise InputError(f"dataset {dataset.path} has no finished pictures (no {IMAGES}/manifest.json); {remedy}")
@@ -130,10 +132,11 @@ def open_images(dataset: Dataset, split: str, categories: Sequence[str] | None =
         )
     chosen = check_categories(dataset, categories) or dataset.categories
     told = manifest["tables"].get(split, {"categories": []})
-    missing = sorted(set(chosen) - set(told["categories"]))
+    missing = sorted(name for name in set(chosen) - set(told["categories"]) if count_rows(dataset, split, [name]))
     if missing:
         raise InputError(
-            f"no pictures of split {split} of {', '.join(missing)} in dataset {dataset.path}; {remedy} --split {split}"
+            f"no pictures of split {split} of {', '.join(missing)} in dataset {dataset.path}; "
+            f"run `{command} --split {split}`"
         )
     places = _places(dataset, split, chosen)
     assert len(places) == num_rows, "the manifest counts the rows"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +39,7 @@ from jr_dist.evaluate.tables import Tables, to_csv, to_json
 from jr_dist.evaluate.views import check_all_protocols, check_shown_alike, check_suits, open_views
 from jr_dist.evaluate.work import failure_in, jobs_of, make_measurer, unpack
 from jr_dist.locations import AnyPath, as_path
+from jr_dist.log import say
 from jr_dist.progress import progress as progress_of
 from jr_dist.train.trained import load_run
 
@@ -106,6 +108,9 @@ def evaluate(
     dataset = open_dataset(data or runs[0].model.config.data.path)
     check_same_dataset(runs, dataset.hash, str(dataset.path))
     runs, unfinished = finished(runs, dataset)
+    for failure in (*failures, *unfinished):
+        line = f"evaluate: warning: a run is left out of the tables: {failure.reason}"
+        say(line, level="warning", stream=sys.stderr, fields={"event": "left out"})
     groups = scopes(runs, dataset.categories)
     targets, points = _targets(dataset, split, groups, num_points)
     grounds = [_ground(dataset, split, group, targets, points, protocols) for group in groups]
