@@ -96,6 +96,13 @@ def of_training(config: Config, *, gpus: bool, shard_memory: int = 0) -> tuple[A
     return (*([of_shards(shards, shard_memory)] if shards else []), workers)
 
 
+def of_run(config: Config, *, gpus: bool, shard_memory: int = 0) -> tuple[Ask, ...]:
+    """A run of `train` beside others: as `of_training`; without workers its own process computes, and holds a GPU."""
+    if config.train.num_workers == 0 and gpus:
+        return (Ask("run", 1, 0.0, 1.0),)
+    return of_training(config, gpus=gpus, shard_memory=shard_memory)
+
+
 def of_trial(config: Config, *, gpus: bool) -> tuple[Ask, ...]:
     """A trial of `sweep`: its own process first, which trains without Ray, or waits for workers and shards."""
     if config.train.num_workers == 0:

@@ -28,6 +28,7 @@ from jr_dist.placement import (
     lacking,
     of_measuring,
     of_rendering,
+    of_run,
     of_training,
     on_gpus,
     place,
@@ -139,7 +140,12 @@ def test_the_quickstart_s_runs_share_what_gpus_there_are():
 
 def test_training_without_ray_asks_for_nothing_and_one_shard_stays_with_its_worker():
     assert of_training(config_of(train__num_workers=0, bank__num_shards=3, bank__block_size=4), gpus=False) == ()
+    alone = config_of(train__num_workers=0)
+    assert of_run(alone, gpus=False) == () and [ask.gpus for ask in of_run(alone, gpus=True)] == [1.0]
+    for num_gpus in (1, 3):
+        assert sets_at_once([Node(2.0, float(num_gpus))], of_run(alone, gpus=True), 4) == num_gpus
     [workers] = of_training(config_of(train__num_workers=1), gpus=False)
+    assert of_run(config_of(train__num_workers=1), gpus=True) == of_training(config_of(train__num_workers=1), gpus=True)
     assert (workers.what, workers.count, workers.resources) == ("worker", 1, {"CPU": WORKER_CPUS})
     assert [ask.what for ask in of_training(config_of(train__num_workers=2), gpus=False)] == ["shard", "worker"]
 

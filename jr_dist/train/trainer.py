@@ -34,7 +34,7 @@ from jr_dist.data.streams import TargetBatch, local_target_batches, source_batch
 from jr_dist.errors import InputError
 from jr_dist.locations import AnyPath, StoreAwayError, UriPath, as_path
 from jr_dist.log import say
-from jr_dist.placement import Ask, of_training, on_gpus, sets_at_once, threads
+from jr_dist.placement import Ask, of_run, on_gpus, sets_at_once, threads
 from jr_dist.stop import StoppedError, asked_to_stop
 from jr_dist.storage import resolve
 from jr_dist.train.checkpoint import saved_step
@@ -163,13 +163,14 @@ def train_each(configs: Sequence[Config], *, at_once: int = 1) -> Iterator[tuple
 
 def _beside(configs: Sequence[Config], at_once: int) -> Iterator[tuple[int, ray.ObjectRef]]:
     """Each run's place and result as it ends."""
-    # The drivers only wait; the processors belong to their workers.
+    # Drivers with workers only wait: processors and GPUs belong to those.
     driver = ray.remote(num_cpus=0, max_retries=0)(_train_beside)
     waiting, running = list(range(len(configs))), {}
     while waiting or running:
         while waiting and len(running) < at_once:
             place = waiting.pop(0)
-            running[driver.remote(configs[place], at_once)] = place
+            num_gpus = sum(ask.gpus for ask in _asks(configs[place]) if ask.what == "run")
+            running[driver.options(num_gpus=num_gpus).remote(configs[place], at_once)] = place
         [ended], _ = ray.wait(list(running), num_returns=1)
         yield running.pop(ended), ended
 
@@ -311,9 +312,9 @@ def _layout(config: Config) -> BankLayout:
 
 
 def _asks(config: Config) -> tuple[Ask, ...]:
-    """What the run asks the connected cluster for: shards where they are actors, and workers."""
+    """What the run asks the connected cluster for: shards where they are actors, and workers, or a GPU for itself."""
     layout, rule = _layout(config), row_optimiser(config)
-    return of_training(
+    return of_run(
         config,
         gpus=on_gpus(config.train.device, cluster_nodes()),
         shard_memory=largest_shard_bytes(layout, config.bank.num_shards, rule.num_slots),
